@@ -1,0 +1,70 @@
+"""The command line: parse, call the pipeline, print. Nothing heavy is imported until a command runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import click
+
+from toolkit.cli.commands import COMMANDS
+from toolkit.core.errors import KdtoolError
+from toolkit.core.versions import __version__
+
+
+class Pipeline(click.Group):
+    """Commands in the order data flows; every error is one line, with exit code 2 for usage and 1 for failure."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def main(self, args: Sequence[str] | None = None, **extra: Any) -> Any:  # type: ignore[override]
+        words = list(sys.argv[1:] if args is None else args)
+        extra.pop("standalone_mode", None)
+        try:
+            result = super().main(args=words, standalone_mode=False, **extra)
+            sys.exit(result if isinstance(result, int) else 0)
+        except click.UsageError as error:
+            where = error.ctx.command_path if error.ctx else "kdtool"
+            _stop(2, f"{where}: {error.format_message()} See: {where} --help")
+        except KdtoolError as error:
+            _stop(error.exit_code, f"kdtool: {error}", error if "--debug" in words else None)
+        except (click.Abort, KeyboardInterrupt):
+            _stop(130, "kdtool: stopped. The same command goes on from its last finished part")
+        except click.ClickException as error:
+            _stop(error.exit_code, f"kdtool: {error.format_message()}")
+        except OSError as error:
+            _stop(1, f"kdtool: {error.filename or ''}: {error.strerror or error}", error if "--debug" in words else None)
+        except Exception as error:
+            if "--debug" in words:
+                raise
+            found = " ".join(str(error).split())[:300]
+            _stop(1, f"kdtool: an error of kdtool itself: {type(error).__name__}: {found}. Run again with --debug")
+
+
+def _stop(code: int, line: str, error: BaseException | None = None) -> NoReturn:
+    if error is not None:
+        raise error
+    click.echo(" ".join(line.split()), err=True)
+    sys.exit(code)
+
+
+@click.group(
+    cls=Pipeline,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Each command reads what the one before it wrote, and runs the ones it needs. Start: kdtool cache-teacher",
+)
+@click.version_option(__version__, prog_name="kdtool")
+def cli() -> None:
+    """Knowledge distillation on pruned data: run the teacher once, train every student from disk.
+
+    \b
+    data ── pack ─► train.beton ── cache-teacher ─► cache.h5 ── build-subset ─► subset ── distill ─► student
+    """
+
+
+for _command in COMMANDS:
+    cli.add_command(_command)
+
+main: Callable[[], Any] = cli

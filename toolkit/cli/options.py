@@ -1,0 +1,92 @@
+"""Options that several commands share, each written once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import click
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def together(*decorators: Decorator) -> Decorator:
+    return lambda function: reduce(lambda inner, decorator: decorator(inner), reversed(decorators), function)
+
+
+def _workspace(ctx: click.Context, parameter: click.Parameter, value: Path) -> Any:
+    from toolkit.formats.workspace import Workspace
+
+    return Workspace(value)
+
+
+common = together(
+    click.option(
+        "-w",
+        "--workspace",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("kdtool-work"),
+        envvar="KDTOOL_WORKSPACE",
+        show_default=True,
+        show_envvar=True,
+        callback=_workspace,
+        help="Folder that holds every artifact.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON."),
+    click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
+)
+
+data_set = together(
+    click.option("--dataset", default="fashion-mnist", show_default=True, help="Data set by name."),
+    click.option(
+        "--data-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Where to look for its files first, and to download them to.",
+    ),
+    click.option("--limit", type=int, help="Use only this many rows of each split, class-balanced."),
+)
+
+compute = together(
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+    click.option(
+        "--precision",
+        default="auto",
+        show_default=True,
+        help="auto, float32 or bfloat16; auto is bfloat16 where the hardware multiplies it.",
+    ),
+    click.option("--threads", type=int, help="CPU threads.  [default: one a core]"),
+)
+
+optimisation = together(
+    click.option("--width", default=16, show_default=True, help="Channels of the first stage (CIFAR-style ResNets)."),
+    click.option("--recipe", default="fast", show_default=True, help="paper-cifar, paper-imagenet or fast."),
+    click.option("--epochs", type=int, help="Instead of the recipe's."),
+    click.option("--batch-size", type=int, help="Instead of the recipe's."),
+    click.option("--lr", type=float, help="Learning rate, instead of the recipe's."),
+    click.option("--seed", default=0, show_default=True, help="Initialisation, order and views."),
+)
+
+force = click.option("--force", is_flag=True, help="Make it again even if it is there.")
+
+
+def example(line: str) -> Decorator:
+    """An example under the command's help."""
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        function.__doc__ = f"{function.__doc__}\n\n    \b\n    Example:\n      {line}\n"
+        return function
+
+    return add
+
+
+def show(result: dict[str, Any], as_json: bool, *lines: str) -> None:
+    """The result on stdout: the lines for people, or one line of JSON for programs."""
+    click.echo(json.dumps(result) if as_json else "\n".join(lines))
+
+
+def note(line: str) -> None:
+    """A word on the way, on stderr."""
+    click.echo(line, err=True)

@@ -1,0 +1,62 @@
+"""Which device, and at which precision: chosen once, recorded in every artifact."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+from toolkit.core.errors import UsageError, unknown_name
+
+if TYPE_CHECKING:
+    import torch
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float64")
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one, else the CPU. Raises UsageError for a device this machine has not."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device {name}: not a device. Use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"--device {name}: torch finds no GPU here. Use --device cpu")
+    return device
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    import torch
+
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """`auto` is bfloat16 where the hardware multiplies it (AMX, AVX512-BF16, Ampere and later), else float32."""
+    import torch
+
+    if name not in PRECISIONS:
+        raise unknown_name("precision", name, list(PRECISIONS))
+    if name != "auto":
+        return name
+    has_bfloat16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_multiplies_bfloat16()
+    return "bfloat16" if has_bfloat16 else "float32"
+
+
+def parameter_dtype(precision: str) -> torch.dtype:
+    """Parameters are float32 under bfloat16 autocast too; float64 is for proofs of exactness."""
+    import torch
+
+    return torch.float64 if precision == "float64" else torch.float32
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """The context a forward pass runs in."""
+    import torch
+
+    if precision == "bfloat16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()

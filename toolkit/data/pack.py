@@ -1,0 +1,81 @@
+"""Packing: a source is decoded once, and everything after reads the packed pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from toolkit.core.errors import UsageError
+from toolkit.core.progress import Progress, silent
+from toolkit.data.sources import Arrays, source_named
+from toolkit.formats.beton import open_beton
+from toolkit.formats.dataset import SPLITS, DataRecord, data_key
+
+
+class _Samples:
+    def __init__(self, images_nhwc: np.ndarray, labels_n: np.ndarray) -> None:
+        self.images_nhwc, self.labels_n = images_nhwc, labels_n
+
+    def __len__(self) -> int:
+        return len(self.labels_n)
+
+    def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
+        return self.images_nhwc[row], int(self.labels_n[row])
+
+
+def balanced_head(labels_n: np.ndarray, limit: int) -> np.ndarray:
+    """The first `limit` rows when classes take turns, in row order: (limit,) int64. All rows where there are fewer."""
+    turn_n = np.empty(len(labels_n), dtype=np.int64)
+    for label in np.unique(labels_n):
+        members = np.flatnonzero(labels_n == label)
+        turn_n[members] = np.arange(len(members))
+    return np.sort(np.lexsort((labels_n, turn_n))[:limit])
+
+
+def _limited(arrays: Arrays, limit: int | None) -> Arrays:
+    images_nhwc, labels_n = arrays
+    if limit is None:
+        return arrays
+    rows = balanced_head(labels_n, limit)
+    return images_nhwc[rows], labels_n[rows]
+
+
+def pack(
+    dataset: str, folder: Path, data_dir: Path | None, limit: int | None, workers: int = 2, progress: Progress = silent
+) -> DataRecord:
+    """Writes train.beton and test.beton of `dataset` into `folder` and returns their record, which is not yet written.
+
+    `limit` keeps that many rows of each split, class-balanced. Raises UsageError for a bad name or limit, FailureError
+    when the source can't be found or a sample is bad.
+    """
+    from toolkit.formats.beton_writer import write_beton
+
+    source = source_named(dataset)
+    classes = len(source.class_names)
+    if limit is not None and limit < classes:
+        raise UsageError(f"--limit must be at least the number of classes ({classes}), got {limit}")
+    fingerprints, rows, shape = {}, {}, (0, 0)
+    for split in SPLITS:
+        images_nhwc, labels_n = _limited(source.load(split, data_dir), limit)
+        path = folder / f"{split}.beton"
+        write_beton(_Samples(images_nhwc, labels_n), path, classes, workers, progress)
+        fingerprints[split] = open_beton(path).content_fingerprint()
+        rows[split], shape = len(labels_n), images_nhwc.shape[1:3]
+    return DataRecord(
+        dataset=dataset,
+        classes=classes,
+        class_names=list(source.class_names),
+        height=shape[0],
+        width=shape[1],
+        family=source.family,
+        padding=source.padding,
+        mean=list(source.mean),
+        std=list(source.std),
+        train_rows=rows["train"],
+        test_rows=rows["test"],
+        train_fingerprint=fingerprints["train"],
+        test_fingerprint=fingerprints["test"],
+        limit=limit,
+        source=data_key(dataset, limit),
+    )

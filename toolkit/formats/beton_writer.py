@@ -1,0 +1,138 @@
+"""Writing a .beton with FFCV's own encoder, supervised: a bad sample or a dead worker is an error, never a hang.
+
+FFCV's DatasetWriter waits for a count that a dead worker will never reach. `SupervisedWriter` replaces only that wait.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import queue
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from ffcv.fields import IntField, RGBImageField
+from ffcv.memory_allocator import MemoryAllocator
+from ffcv.writer import DatasetWriter
+
+from toolkit.core.errors import FailureError
+from toolkit.core.files import whole_file
+from toolkit.core.progress import Progress, silent
+from toolkit.formats.beton import FIELDS, PAGE_BYTES
+
+_POLL_S = 0.05
+
+
+class Samples(Protocol):
+    """What can be packed: `samples[i]` is an image (h, w, 3) uint8 and a label."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int) -> tuple[np.ndarray, int]: ...
+
+
+class _Checked:
+    """Checks every sample before FFCV's encoder sees it, and adds the row number."""
+
+    def __init__(self, samples: Samples, classes: int) -> None:
+        self.samples, self.classes = samples, classes
+
+    def __getitem__(self, row: int) -> tuple[np.ndarray, int, int]:
+        image, label = self.samples[row]
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise FailureError(f"row {row}: expected an image of shape (height, width, 3) and type uint8, found {found}")
+        if 0 in image.shape or max(image.shape) >= 1 << 16:
+            raise FailureError(f"row {row}: expected an image of 1 to 65,535 pixels a side, found {image.shape[:2]}")
+        if not 0 <= int(label) < self.classes:
+            raise FailureError(f"row {row}: expected a label from 0 to {self.classes - 1}, found {label}")
+        return image, int(label), row
+
+
+def _reporting(work: Callable[..., None], errors: Any, *arguments: Any) -> None:
+    """Runs one of FFCV's workers; an error goes to the parent as text instead of to the user's screen."""
+    try:
+        work(*arguments)
+    except Exception as error:
+        errors.put(str(error) or type(error).__name__)
+        errors.close()
+        errors.join_thread()
+        os._exit(1)  # FFCV's other workers may wait on this one's page: no clean-up can be hoped for
+
+
+class SupervisedWriter(DatasetWriter):  # type: ignore[misc]
+    """FFCV's DatasetWriter with a wait that notices dead workers. Raises FailureError with the worker's message."""
+
+    def __init__(self, *arguments: Any, progress: Progress, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._progress = progress
+
+    def _write_common(
+        self, num_samples: int, queue_content: Iterable[Any], work_fn: Callable[..., None], extra: tuple[Any, ...]
+    ) -> None:
+        fork = multiprocessing.get_context("fork")  # the samples are shared, not pickled
+        self.num_samples = num_samples
+        self.prepare()
+        work, results, errors = fork.Queue(), fork.Queue(), fork.Queue()
+        done = fork.Value(ctypes.c_uint64, 0)
+        for item in [*queue_content, *[None] * self.num_workers]:
+            work.put(item)
+        allocator = MemoryAllocator(self.fname, self.data_region_start, self.page_size)
+        shared = (work, self.metadata_sm, self.metadata_type, self.fields, allocator, done, results, *extra)
+        workers = [
+            fork.Process(target=_reporting, args=(work_fn, errors, *shared), daemon=True)
+            for _ in range(self.num_workers)
+        ]
+        try:
+            for worker in workers:
+                worker.start()
+            self.finalize(self._allocations(workers, done, results, errors))
+        finally:
+            for worker in workers:
+                worker.terminate()
+                worker.join()
+            work.cancel_join_thread()
+            self.metadata_sm.close()
+            self.metadata_sm.unlink()
+
+    def _allocations(self, workers: list[Any], done: Any, results: Any, errors: Any) -> list[Any]:
+        """Waits for every worker's table of allocations, watching that they live."""
+        tables: list[list[Any]] = []
+        shown = 0
+        with self._progress("pack", self.num_samples, "img") as tick:
+            while len(tables) < len(workers):
+                try:
+                    tables.append(results.get(timeout=_POLL_S))
+                except queue.Empty:
+                    self._raise_if_dead(workers, errors)
+                tick(done.value - shown)
+                shown = done.value
+        return [allocation for table in tables for allocation in table]
+
+    @staticmethod
+    def _raise_if_dead(workers: list[Any], errors: Any) -> None:
+        codes = [worker.exitcode for worker in workers if worker.exitcode not in (None, 0)]
+        if not codes:
+            return
+        try:
+            message = errors.get(timeout=1)
+        except queue.Empty:
+            message = f"a writing process died (exit code {codes[0]}; a negative one is a signal, −9 often lack of memory)"
+        raise FailureError(message)
+
+
+def write_beton(samples: Samples, path: Path, classes: int, workers: int = 2, progress: Progress = silent) -> None:
+    """Packs `samples`, raw pixels, in row order, to `path`, which appears whole or not at all.
+
+    Raises FailureError naming the first bad sample found, or the reason why a writing process died.
+    """
+    fields = dict(zip(FIELDS, (RGBImageField(write_mode="raw"), IntField(), IntField()), strict=True))
+    with whole_file(path) as temporary:
+        writer = SupervisedWriter(
+            str(temporary), fields, page_size=PAGE_BYTES, num_workers=workers, progress=progress
+        )
+        rows = range(len(samples))
+        writer.from_indexed_dataset(_Checked(samples, classes), indices=list(rows), chunksize=500)

@@ -1,0 +1,81 @@
+"""Checkpoints: a network's weights and everything needed to use them. Loaded with `weights_only=True`, always."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from toolkit.core.errors import FailureError
+from toolkit.core.files import whole_file
+from toolkit.core.hashing import fingerprint
+
+_FORMAT = "kdtool checkpoint 1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """`mean` and `std` normalise 0 … 1 pixel values; `data_fingerprint` is the training split's."""
+
+    arch: str
+    width: int
+    classes: int
+    dataset: str
+    data_fingerprint: str
+    mean: list[float]
+    std: list[float]
+    seed: int
+    top1: float
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    weights: dict[str, Tensor] = field(repr=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of SHA-256 over architecture, normalisation and weights."""
+        described = f"{self.arch} {self.width} {self.classes} {self.mean} {self.std}"
+        arrays = (array for name in sorted(self.weights) for array in (name, self.weights[name].numpy().tobytes()))
+        return fingerprint(described, *arrays)
+
+
+def save_torch(path: Path, content: dict[str, Any]) -> None:
+    with whole_file(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # torch's zip writer reports a full disk this way
+            raise OSError(str(error).splitlines()[0]) from error
+
+
+def load_torch(path: Path, made_by: str) -> dict[str, Any]:
+    """What `save_torch` wrote, on the CPU. Raises FailureError when missing, damaged or not plain tensors and values."""
+    if not path.is_file():
+        raise FailureError(f"{path}: not found. Run: {made_by}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise FailureError(f"{path}: not a readable checkpoint ({reason}). Run: {made_by}") from error
+    if not isinstance(content, dict):
+        raise FailureError(f"{path}: expected a checkpoint, found {type(content).__name__}. Run: {made_by}")
+    return content
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    fields = {name: getattr(checkpoint, name) for name in asdict(checkpoint)}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()}
+    save_torch(path, {"format": _FORMAT, **fields, "weights": weights})
+
+
+def load_checkpoint(path: Path, made_by: str = "kdtool train-teacher") -> Checkpoint:
+    """Raises FailureError when `path` is missing, damaged or of another format."""
+    content = load_torch(path, made_by)
+    if content.pop("format", None) != _FORMAT:
+        raise FailureError(f"{path}: not a kdtool checkpoint ('{_FORMAT}'). Run: {made_by}")
+    try:
+        return Checkpoint(**content)
+    except TypeError as error:
+        raise FailureError(f"{path}: not a checkpoint of this version ({error}). Run: {made_by}") from error

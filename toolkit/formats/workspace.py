@@ -1,0 +1,47 @@
+"""Where artifacts lie: fixed names under one folder, so that commands find each other's work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolkit.core.errors import FailureError, UsageError
+from toolkit.core.files import read_json
+
+
+def checked_name(name: str, option: str = "--name") -> str:
+    """A name that is one plain folder. Raises UsageError for path separators, blanks at the front, or nothing."""
+    if not name or name.startswith((".", "-")) or any(sign in name for sign in "/\\\0\n"):
+        raise UsageError(f"{option} must be a plain folder name without slashes, got '{name}'")
+    return name
+
+
+@dataclass(frozen=True)
+class Workspace:
+    root: Path
+
+    def data(self, key: str) -> Path:
+        return self.root / "data" / key
+
+    def teacher(self, name: str) -> Path:
+        return self.root / "teachers" / checked_name(name, "--teacher")
+
+    def cache(self, teacher: str, limit: int | None) -> Path:
+        """The teacher's cache; data cut by --limit have a cache of their own."""
+        return self.teacher(teacher) / ("cache.h5" if limit is None else f"cache-limit-{limit}.h5")
+
+    def subset(self, name: str) -> Path:
+        """A bundle's folder, by name or, where `name` is a folder with a subset.json, by path."""
+        if (Path(name) / "subset.json").is_file():
+            return Path(name)
+        return self.root / "subsets" / checked_name(name, "--subset")
+
+    def run(self, name: str) -> Path:
+        return self.root / "runs" / checked_name(name)
+
+    def newest_subset(self) -> Path:
+        """The bundle written last, by the time in its record. Raises FailureError when there is none."""
+        records = sorted(self.root.glob("subsets/*/subset.json"))
+        if not records:
+            raise FailureError(f"{self.root / 'subsets'}: no subset yet. Run: kdtool build-subset --frac 0.5")
+        return max(records, key=lambda path: (read_json(path, "kdtool build-subset").get("created", ""), path)).parent

@@ -1,0 +1,1 @@
+"""Networks by name: CIFAR-style ResNets and torchvision's, their features, and a count of the images they saw."""

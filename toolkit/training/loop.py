@@ -1,0 +1,144 @@
+"""The loop: forward, backward, step. It reads from top to bottom and never waits for the device within an epoch.
+
+Shapes: b batch, c classes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.core.device import autocast
+from toolkit.core.errors import FailureError
+from toolkit.core.progress import Progress, silent
+from toolkit.core.recipes import Recipe, lr_at
+from toolkit.training.source import Batch
+
+Loss = Callable[[Tensor, Batch], Tensor]
+
+
+class Source(Protocol):
+    @property
+    def batches_per_epoch(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def batches(self, epoch: int) -> Iterator[Batch]: ...
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """`loss` and `train_top1` are means over the epoch's images, on the views shown, as the weights moved."""
+
+    epoch: int
+    steps: int
+    loss: float
+    train_top1: float
+    lr: float
+    images_per_s: float
+    elapsed_s: float
+
+
+class Trainer:
+    """A network, its optimizer and its place in the run. `run_epoch` is all it does; `state` is all it needs to resume.
+
+    `total_steps` ends the run, within an epoch if need be. The network is trained in place.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        source: Source,
+        loss: Loss,
+        recipe: Recipe,
+        total_steps: int,
+        device: torch.device,
+        precision: str,
+    ) -> None:
+        self.model, self.source, self.loss, self.recipe = model, source, loss, recipe
+        self.total_steps, self.device, self.precision = total_steps, device, precision
+        self.epoch, self.step = 0, 0
+        self.optimizer = torch.optim.SGD(
+            model.parameters(),
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            nesterov=recipe.nesterov,
+            fused=precision != "float64",
+        )
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.total_steps
+
+    @property
+    def epochs(self) -> int:
+        return -(-self.total_steps // self.source.batches_per_epoch)
+
+    def run_epoch(self, progress: Progress = silent) -> EpochResult:
+        """One pass over the source, or what is left of the run. Raises FailureError naming the step of a NaN loss."""
+        self.model.train()
+        losses: list[Tensor] = []  # device tensors: reading one would make the host wait
+        hits: list[Tensor] = []
+        images, first_step, start_s = 0, self.step, time.perf_counter()
+        label = f"epoch {self.epoch + 1}/{self.epochs}"
+        with progress(label, len(self.source), "img") as tick:
+            for batch in self.source.batches(self.epoch):
+                if self.finished:
+                    break
+                loss, hits_b = self._step(batch)
+                losses.append(loss)
+                hits.append(hits_b)
+                images += len(batch.labels_b)
+                tick(len(batch.labels_b))
+        steps = torch.stack(losses)
+        self._refuse_nan(steps, first_step)
+        elapsed_s = time.perf_counter() - start_s
+        self.epoch += 1
+        return EpochResult(
+            epoch=self.epoch,
+            steps=self.step,
+            loss=float(steps.mean()),
+            train_top1=float(torch.stack(hits).sum()) / images,
+            lr=self.optimizer.param_groups[0]["lr"],
+            images_per_s=images / elapsed_s,
+            elapsed_s=elapsed_s,
+        )
+
+    def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr_at(self.recipe, self.step, self.total_steps)
+        with autocast(self.device, self.precision):
+            logits_bc = self.model(batch.images_bchw)
+        logits_bc = logits_bc.to(batch.images_bchw.dtype)
+        loss = self.loss(logits_bc, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.step += 1
+        return loss.detach(), (logits_bc.detach().argmax(dim=1) == batch.labels_b).sum()
+
+    @staticmethod
+    def _refuse_nan(losses: Tensor, first_step: int) -> None:
+        bad = torch.nonzero(~torch.isfinite(losses))
+        if len(bad):
+            step = first_step + int(bad[0])
+            raise FailureError(f"training: the loss at step {step} is not a number. Try a smaller --lr")
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.step = state["epoch"], state["step"]

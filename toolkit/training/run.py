@@ -1,0 +1,60 @@
+"""Running a Trainer to its end with a checkpoint after every epoch, so that a killed run resumes to the same weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from toolkit.core.errors import FailureError
+from toolkit.core.files import whole_file
+from toolkit.core.progress import Progress, silent
+from toolkit.formats.checkpoint import load_torch, save_torch
+from toolkit.training.loop import EpochResult, Trainer
+
+_FORMAT = "kdtool training state 1"
+
+
+def differing(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """The settings in which two records differ, as `name found → wanted`; empty when they agree."""
+    names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+    return ", ".join(f"{name} {found.get(name)} → {wanted.get(name)}" for name in names)
+
+
+def run_to_end(
+    trainer: Trainer,
+    folder: Path,
+    settings: dict[str, Any],
+    progress: Progress = silent,
+    on_epoch: Callable[[EpochResult], None] = lambda result: None,
+) -> list[dict[str, Any]]:
+    """Trains until the last step, saving to `folder`/checkpoint.pt and metrics.jsonl after each epoch; returns the epochs.
+
+    A checkpoint of the same `settings` is resumed from. Raises FailureError when its settings differ, naming how.
+    """
+    checkpoint = folder / "checkpoint.pt"
+    epochs: list[dict[str, Any]] = []
+    if checkpoint.is_file():
+        saved = load_torch(checkpoint, made_by="the same command again after deleting this file")
+        if saved.get("format") != _FORMAT:
+            raise FailureError(f"{checkpoint}: not a training state of this version. Delete it to start again")
+        difference = differing(saved["settings"], settings)
+        if difference:
+            raise FailureError(
+                f"{checkpoint}: an unfinished run with other settings ({difference}). "
+                "Give this run another --name, or pass --force to start it again"
+            )
+        trainer.load_state(saved["state"])
+        epochs = saved["epochs"]
+    while not trainer.finished:
+        result = trainer.run_epoch(progress)
+        epochs.append(asdict(result))
+        save_torch(
+            checkpoint, {"format": _FORMAT, "settings": settings, "state": trainer.state(), "epochs": epochs}
+        )
+        with whole_file(folder / "metrics.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
+        on_epoch(result)
+    return epochs
