@@ -35,7 +35,9 @@ class Pipeline(click.Group):
         except click.ClickException as error:
             _stop(error.exit_code, f"kdtool: {error.format_message()}")
         except OSError as error:
-            _stop(1, f"kdtool: {error.filename or ''}: {error.strerror or error}", error if "--debug" in words else None)
+            _stop(
+                1, f"kdtool: {error.filename or ''}: {error.strerror or error}", error if "--debug" in words else None
+            )
         except Exception as error:
             if "--debug" in words:
                 raise

@@ -1,7 +1,8 @@
-"""The commands, in the order data flows."""
+"""The commands, in the order data flows. Each parses, calls its function in the pipeline, and prints."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -38,14 +39,138 @@ def pack(as_json: bool, **asked: Any) -> None:
 @opt.compute
 @opt.force
 @opt.common
-@opt.example("kdtool train-teacher --arch resnet20 --epochs 20")
+@opt.example("kdtool train-teacher --arch resnet20 --epochs 25")
 def train_teacher(as_json: bool, **asked: Any) -> None:
-    """Train a teacher on labels.  Reads data/; writes teachers/<name>/teacher.pt."""
+    """Train a teacher on labels (optional).  Reads data/; writes teachers/<name>/teacher.pt."""
     from toolkit.core.progress import on_stderr
     from toolkit.pipeline.teacher import train_teacher as run
 
     result = run(**asked, progress=on_stderr, on_epoch=_epoch_line)
     opt.show(result, as_json, f"{result['path']}: {result['top1']:.2f} % on the test split, last epoch")
+
+
+@click.command()
+@opt.data_set
+@click.option("--teacher", help="A name or a checkpoint file.  [default: the one that comes with kdtool]")
+@click.option("--views", default="4", show_default=True, help="Views of each row: a number, all, or epochs:E.")
+@click.option("--dtype", default="float16", show_default=True, help="Of the stored logits: float16 or float32.")
+@click.option("--subset", help="Run only over this subset's rows, and write its targets.")
+@click.option("--batch-size", type=int, help="Images at a time.  [default: 128 on a CPU, 1024 on a GPU]")
+@opt.compute
+@opt.force
+@opt.common
+@opt.example("kdtool cache-teacher --views 4")
+def cache_teacher(as_json: bool, **asked: Any) -> None:
+    """Run the teacher once.  Reads data/; writes teachers/<name>/cache.h5: logits of every view, features, scores."""
+    from toolkit.core.progress import on_stderr
+    from toolkit.pipeline.cache import cache_teacher as run
+
+    result = run(**asked, progress=on_stderr)
+    done = "already there" if result["unchanged"] else f"{result['images_per_s']:,.0f} img/s"
+    opt.show(
+        result,
+        as_json,
+        f"{result['path']}: {result['rows']:,} rows × {result['views']} views × {result['classes']} classes from "
+        f"{result['teacher']} ({result['teacher_top1']:.2f} % on the test split), "
+        f"{result['bytes_per_view']} bytes a view, {done}",
+    )
+
+
+@click.command()
+@click.option("--frac", type=float, required=True, help="Fraction of the training rows to keep, above 0 and at most 1.")
+@click.option("--method", default="random", show_default=True, help="random, hardest or easiest.")
+@click.option("--score", help="Which of the cache's scores says what is hard.  [default: el2n]")
+@click.option("--teacher", help="Whose scores and targets.  [default: every cached teacher's targets]")
+@click.option("--balance/--no-balance", default=True, show_default=True, help="Keep the classes' proportions.")
+@click.option("--seed", default=0, show_default=True, help="Of the choice, and of its order in plain FFCV.")
+@click.option("--name", help="Name of the subset.  [default: from its settings]")
+@click.option("--index-only", is_flag=True, help="Name the rows of the packed data instead of copying them.")
+@opt.data_set
+@opt.force
+@opt.common
+@opt.example("kdtool build-subset --frac 0.5")
+def build_subset(as_json: bool, **asked: Any) -> None:
+    """Keep a part of the data.  Reads data/ and the cache, if it is there; writes subsets/<name>/."""
+    from toolkit.core.progress import on_stderr
+    from toolkit.pipeline.subset import build_subset as run
+
+    result = run(**asked, progress=on_stderr)
+    targets = f"targets of {', '.join(result['targets'])}" if result["targets"] else "no targets yet: see cache-teacher"
+    opt.show(
+        result,
+        as_json,
+        f"{result['path']}: {result['rows']:,} rows ({result['fraction']:g}, {result['method']}), "
+        f"{result['bytes'] / 1e6:,.1f} MB of images, {targets}",
+    )
+
+
+@click.command()
+@click.option("--subset", help="A name or a folder.  [default: the newest]")
+@click.option("--teacher", help="Whose targets, where the subset holds several.")
+@click.option("--arch", default="resnet8", show_default=True, help="resnet8 … resnet110, or torchvision:<name>.")
+@opt.optimisation
+@click.option("--iterations", type=int, help="Stop after this many steps instead of whole epochs.")
+@click.option("--alpha", default=1.0, show_default=True, help="Weight of the teacher: 0 labels only, 1 teacher only.")
+@click.option("--temperature", default=4.0, show_default=True, help="Softens teacher and student alike.")
+@click.option(
+    "--match",
+    help="Target of a shown view: exact (only cached views are shown), nearest or mean (any view is).  "
+    "[default: exact where every epoch has a view cached, else mean]",
+)
+@click.option("--views", type=int, help="Use only the first few cached views.  [default: all of them]")
+@click.option("--name", help="Name of the run.  [default: from its settings]")
+@click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="As in pack, for the test split.")
+@opt.compute
+@opt.force
+@opt.common
+@opt.example("kdtool distill --arch resnet8 --alpha 1 --temperature 4")
+def distill(as_json: bool, **asked: Any) -> None:
+    """Train a student from targets on disk.  Reads subsets/<name>/ and the test split; writes runs/<name>/."""
+    from toolkit.core.progress import on_stderr
+    from toolkit.pipeline.student import distill as run
+
+    result = run(**asked, progress=on_stderr, on_start=opt.note, on_epoch=_epoch_line)
+    agreement = "" if result["agreement"] is None else f", agrees with the teacher on {result['agreement']:.2f} %"
+    opt.show(
+        result,
+        as_json,
+        f"{result['path']}: {result['top1']:.2f} % on the test split, last epoch{agreement}; "
+        f"alpha {result['alpha']:g}, {result['images_per_s']:,.0f} img/s, "
+        f"{result['teacher_forward_passes']} teacher forward passes",
+    )
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--dataset", help="Data set by name.  [default: the one it was trained on]")
+@click.option("--split", type=click.Choice(["train", "test"]), default="test", show_default=True)
+@click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="As in pack.")
+@click.option("--limit", type=int, help="As in pack.")
+@opt.compute
+@opt.common
+@opt.example("kdtool evaluate kdtool-work/teachers/mine/teacher.pt")
+def evaluate(as_json: bool, **asked: Any) -> None:
+    """Accuracy of a teacher or student (a file, or its folder).  Reads the checkpoint and data/; writes nothing."""
+    from toolkit.core.progress import on_stderr
+    from toolkit.pipeline.inspect import evaluate as run
+
+    result = run(**asked, progress=on_stderr)
+    classes = [f"  {accuracy:6.2f} %  {name}" for name, accuracy in result["per_class"].items()]
+    summary = f"{result['path']}: {result['top1']:.2f} % of {result['rows']:,} {result['split']} images"
+    opt.show(result, as_json, f"{summary} of {result['dataset']}", *classes)
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@opt.common
+@opt.example("kdtool inspect kdtool-work/subsets/fashion-mnist-random-0.5-s0")
+def inspect(as_json: bool, workspace: Any, path: Path) -> None:
+    """Describe an artifact and check all of it: data, subset or run folder, .beton, .h5 or .pt.  Writes nothing."""
+    from toolkit.pipeline.inspect import inspect as run
+
+    result = run(path)
+    width = max(len(key) for key in result)
+    opt.show(result, as_json, *(f"{key:<{width}}  {value}" for key, value in result.items()), "whole and sound")
 
 
 def _epoch_line(result: Any) -> None:
@@ -55,4 +180,4 @@ def _epoch_line(result: Any) -> None:
     )
 
 
-COMMANDS = [pack, train_teacher]
+COMMANDS = [pack, train_teacher, cache_teacher, build_subset, distill, evaluate, inspect]

@@ -13,7 +13,7 @@ from toolkit.core.errors import UsageError, unknown_name
 
 @dataclass(frozen=True)
 class Recipe:
-    """SGD settings. `milestones` and `warmup` are shares of the whole run, so a run of another length keeps its shape."""
+    """SGD settings. `milestones` and `warmup` are shares of the run, so that one of another length keeps its shape."""
 
     epochs: int
     batch_size: int
@@ -70,7 +70,9 @@ def lr_at(recipe: Recipe, step: int, total_steps: int) -> float:
     return recipe.lr * SCHEDULES[recipe.schedule](recipe, progress)
 
 
-def resolve_recipe(name: str, epochs: int | None = None, batch_size: int | None = None, lr: float | None = None) -> Recipe:
+def resolve_recipe(
+    name: str, epochs: int | None = None, batch_size: int | None = None, lr: float | None = None
+) -> Recipe:
     """The preset `name` with what the user said instead. Raises UsageError for unknown names and bad values."""
     if name not in RECIPES:
         raise unknown_name("recipe", name, list(RECIPES))

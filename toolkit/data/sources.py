@@ -147,16 +147,34 @@ _CIFAR100 = "|".join(f"class {number}" for number in range(100))
 
 # The usual means and standard deviations of the training split, per channel.
 SOURCES: dict[str, Source] = {
-    "fashion-mnist": _source(_load_idx, "fashion-mnist", "FashionMNIST", _CLOTHES, "pad-crop-flip", 2, (0.286,), (0.353,)),
+    "fashion-mnist": _source(
+        _load_idx, "fashion-mnist", "FashionMNIST", _CLOTHES, "pad-crop-flip", 2, (0.286,), (0.353,)
+    ),
     "mnist": _source(_load_idx, "mnist", "MNIST", _DIGITS, "pad-crop", 2, (0.1307,), (0.3081,)),
     "kmnist": _source(_load_idx, "kmnist", "KMNIST", _KANA, "pad-crop", 2, (0.1918,), (0.3483,)),
     "cifar10": _source(
-        _load_cifar, "cifar10", "CIFAR10", _CIFAR10, "pad-crop-flip", 4, (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
+        _load_cifar,
+        "cifar10",
+        "CIFAR10",
+        _CIFAR10,
+        "pad-crop-flip",
+        4,
+        (0.4914, 0.4822, 0.4465),
+        (0.247, 0.2435, 0.2616),
     ),
     "cifar100": _source(
-        _load_cifar, "cifar100", "CIFAR100", _CIFAR100, "pad-crop-flip", 4, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+        _load_cifar,
+        "cifar100",
+        "CIFAR100",
+        _CIFAR100,
+        "pad-crop-flip",
+        4,
+        (0.5071, 0.4865, 0.4409),
+        (0.2673, 0.2564, 0.2762),
     ),
-    "svhn": _source(_load_svhn, "svhn", "SVHN", _DIGITS, "pad-crop", 4, (0.4377, 0.4438, 0.4728), (0.198, 0.201, 0.197)),
+    "svhn": _source(
+        _load_svhn, "svhn", "SVHN", _DIGITS, "pad-crop", 4, (0.4377, 0.4438, 0.4728), (0.198, 0.201, 0.197)
+    ),
     "digits": _source(_load_digits, "digits", "", _DIGITS, "pad-crop", 1, (0.306,), (0.376,)),
 }
 

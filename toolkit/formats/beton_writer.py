@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from ffcv.fields import IntField, RGBImageField
-from ffcv.memory_allocator import MemoryAllocator
-from ffcv.writer import DatasetWriter
 
 from toolkit.core.errors import FailureError
 from toolkit.core.files import whole_file
 from toolkit.core.progress import Progress, silent
 from toolkit.formats.beton import FIELDS, PAGE_BYTES
+from toolkit.formats.ffcv_guard import torch_threads_kept
+
+with torch_threads_kept():
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.memory_allocator import MemoryAllocator
+    from ffcv.writer import DatasetWriter
 
 _POLL_S = 0.05
 
@@ -44,7 +47,9 @@ class _Checked:
         image, label = self.samples[row]
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-            raise FailureError(f"row {row}: expected an image of shape (height, width, 3) and type uint8, found {found}")
+            raise FailureError(
+                f"row {row}: expected an image of shape (height, width, 3) and type uint8, found {found}"
+            )
         if 0 in image.shape or max(image.shape) >= 1 << 16:
             raise FailureError(f"row {row}: expected an image of 1 to 65,535 pixels a side, found {image.shape[:2]}")
         if not 0 <= int(label) < self.classes:
@@ -120,7 +125,9 @@ class SupervisedWriter(DatasetWriter):  # type: ignore[misc]
         try:
             message = errors.get(timeout=1)
         except queue.Empty:
-            message = f"a writing process died (exit code {codes[0]}; a negative one is a signal, −9 often lack of memory)"
+            message = (
+                f"a writing process died (exit code {codes[0]}; a negative one is a signal, −9 often lack of memory)"
+            )
         raise FailureError(message)
 
 
@@ -131,8 +138,6 @@ def write_beton(samples: Samples, path: Path, classes: int, workers: int = 2, pr
     """
     fields = dict(zip(FIELDS, (RGBImageField(write_mode="raw"), IntField(), IntField()), strict=True))
     with whole_file(path) as temporary:
-        writer = SupervisedWriter(
-            str(temporary), fields, page_size=PAGE_BYTES, num_workers=workers, progress=progress
-        )
+        writer = SupervisedWriter(str(temporary), fields, page_size=PAGE_BYTES, num_workers=workers, progress=progress)
         rows = range(len(samples))
         writer.from_indexed_dataset(_Checked(samples, classes), indices=list(rows), chunksize=500)

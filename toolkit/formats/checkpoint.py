@@ -51,7 +51,7 @@ def save_torch(path: Path, content: dict[str, Any]) -> None:
 
 
 def load_torch(path: Path, made_by: str) -> dict[str, Any]:
-    """What `save_torch` wrote, on the CPU. Raises FailureError when missing, damaged or not plain tensors and values."""
+    """What `save_torch` wrote, on the CPU. Raises FailureError when missing, damaged or more than plain values."""
     if not path.is_file():
         raise FailureError(f"{path}: not found. Run: {made_by}")
     try:

@@ -54,7 +54,9 @@ class DataRecord:
         try:
             return cls(**record)
         except TypeError as error:
-            raise FailureError(f"{source}: not a data record of this version ({error}). Run: kdtool pack --force") from error
+            raise FailureError(
+                f"{source}: not a data record of this version ({error}). Run: kdtool pack --force"
+            ) from error
 
 
 def data_key(dataset: str, limit: int | None) -> str:
@@ -67,7 +69,7 @@ class PackedData:
     record: DataRecord
 
     def split(self, name: str) -> Beton:
-        """`train` or `test`, its tables checked. Raises FailureError when the file is missing, damaged or not this one."""
+        """`train` or `test`, its tables checked. Raises FailureError when the file is missing, damaged or another."""
         record = self.record
         limit = "" if record.limit is None else f" --limit {record.limit}"
         made_by = f"kdtool pack --dataset {record.dataset}{limit} --force"

@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ffcv.fields.basics import IntDecoder
-from ffcv.fields.rgb_image import SimpleRGBImageDecoder
-from ffcv.loader import Loader, OrderOption
-from ffcv.transforms import ToTensor
 from torch import Tensor
 
 from toolkit.core.errors import UsageError, unknown_name
 from toolkit.formats.beton import open_beton
+from toolkit.formats.ffcv_guard import torch_threads_kept
+
+with torch_threads_kept():
+    from ffcv.fields.basics import IntDecoder
+    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.transforms import ToTensor
 
 ORDERS = {"sequential": OrderOption.SEQUENTIAL, "random": OrderOption.RANDOM}
 
@@ -55,26 +58,28 @@ def open_loader(
         raise unknown_name("order", order, list(ORDERS))
     available = len(open_beton(path))
     rows_m = checked_rows(np.arange(available) if rows_m is None else rows_m, available)
-    return Loader(
-        str(path),
-        batch_size=batch_size,
-        num_workers=workers,
-        order=ORDERS[order],
-        seed=seed,
-        indices=rows_m,
-        drop_last=False,
-        pipelines={
-            "image": [SimpleRGBImageDecoder(), ToTensor()],
-            "label": [IntDecoder(), ToTensor()],
-            "row": [IntDecoder(), ToTensor()],
-        },
-    )
+    with torch_threads_kept():
+        return Loader(
+            str(path),
+            batch_size=batch_size,
+            num_workers=workers,
+            order=ORDERS[order],
+            seed=seed,
+            indices=rows_m,
+            drop_last=False,
+            pipelines={
+                "image": [SimpleRGBImageDecoder(), ToTensor()],
+                "label": [IntDecoder(), ToTensor()],
+                "row": [IntDecoder(), ToTensor()],
+            },
+        )
 
 
 @contextmanager
 def one_epoch(loader: Any) -> Iterator[Iterator[tuple[Tensor, ...]]]:
     """The batches of the loader's next epoch, each the caller's to keep; its thread ends with the block."""
-    epoch = iter(loader)
+    with torch_threads_kept():
+        epoch = iter(loader)
     try:
         yield (tuple(tensor.clone() for tensor in batch) for batch in epoch)
     finally:

@@ -9,7 +9,6 @@ Shapes: b batch, c channels, h and w height and width, d features.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -30,9 +29,7 @@ class BasicBlock(nn.Module):
         if self.stride == 1 and self.extra_channels == 0:
             return x_bchw
         before = self.extra_channels // 2
-        return F.pad(
-            x_bchw[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.extra_channels - before)
-        )
+        return F.pad(x_bchw[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.extra_channels - before))
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         y_bchw = F.relu(self.bn1(self.conv1(x_bchw)))
@@ -40,7 +37,7 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """`forward(x_bchw) -> logits_bc`. `depth` must be 6n + 2; `width` is the first stage's channels (16 in the paper)."""
+    """`forward(x_bchw) -> logits_bc`. `depth` is 6n + 2; `width` is the first stage's channels (16 in the paper)."""
 
     def __init__(self, depth: int, classes: int, width: int = 16) -> None:
         super().__init__()

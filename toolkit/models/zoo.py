@@ -35,7 +35,7 @@ def build_model(arch: str, classes: int, width: int = 16, seed: int = 0) -> nn.M
         if arch in CIFAR_RESNETS:
             if width < 1:
                 raise UsageError(f"--width must be at least 1, got {width}")
-            return CifarResNet(CIFAR_RESNETS[arch], classes, width)
+            return _counted(CifarResNet(CIFAR_RESNETS[arch], classes, width))
         name = arch.removeprefix("torchvision:")
         known = _torchvision_names()
         if name not in known:
@@ -44,7 +44,7 @@ def build_model(arch: str, classes: int, width: int = 16, seed: int = 0) -> nn.M
             raise UsageError(f"--width belongs to the CIFAR-style ResNets ({', '.join(CIFAR_RESNETS)}), not to {arch}")
         from torchvision.models import get_model
 
-        return get_model(name, weights=None, num_classes=classes)
+        return _counted(get_model(name, weights=None, num_classes=classes))
 
 
 def last_linear(model: nn.Module) -> nn.Linear:
@@ -78,17 +78,27 @@ class FeatureReader:
             return features_bd, F.linear(features_bd, self.head.weight, self.head.bias)
 
 
-class PassCounter:
-    """Counts the images that go forward through the modules it watches, by role, at the module itself."""
+class _Ledger:
+    """Images that went forward, through any model built here, in this process."""
 
-    def __init__(self) -> None:
-        self.images: dict[str, int] = {"teacher": 0, "student": 0}
+    images = 0
 
-    def watch(self, model: nn.Module, role: str) -> None:
-        def count(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            self.images[role] += args[0].shape[0]
 
-        model.register_forward_pre_hook(count)
+def _counted(model: nn.Module) -> nn.Module:
+    """The model, counting at the module itself every image that goes forward through it."""
+
+    def count(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        _Ledger.images += args[0].shape[0]
+        model.images_seen += args[0].shape[0]  # type: ignore[operator,assignment]
+
+    model.images_seen = 0  # type: ignore[assignment]
+    model.register_forward_pre_hook(count)
+    return model
+
+
+def images_seen(model: nn.Module | None = None) -> int:
+    """How many images went forward through `model`, or through every model built in this process."""
+    return _Ledger.images if model is None else int(model.images_seen)  # type: ignore[arg-type]
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor], source: str) -> None:

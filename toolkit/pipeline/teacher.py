@@ -13,7 +13,8 @@ from toolkit.core.locks import only_writer
 from toolkit.core.progress import Progress, silent
 from toolkit.core.recipes import resolve_recipe
 from toolkit.core.versions import command_line, now, versions
-from toolkit.formats.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from toolkit.formats.bundle import open_bundle
+from toolkit.formats.checkpoint import Checkpoint, save_checkpoint
 from toolkit.formats.workspace import Workspace, checked_name
 from toolkit.models.zoo import build_model
 from toolkit.pipeline.data import ensure_packed
@@ -21,8 +22,8 @@ from toolkit.pipeline.runtime import compute_on
 from toolkit.teacher.train import label_loss
 from toolkit.training.evaluate import predict, top1
 from toolkit.training.loop import EpochResult, Trainer
+from toolkit.training.resident import ResidentSource
 from toolkit.training.run import differing, run_to_end
-from toolkit.training.source import ResidentSource
 
 PRETRAINED_FOLDER = Path(__file__).parent.parent / "pretrained"
 PRETRAINED = {"fashion-mnist": "fashion-mnist-resnet20", "digits": "digits-resnet8"}
@@ -106,7 +107,7 @@ def train_teacher(
             for file in (finished, folder / "checkpoint.pt"):
                 file.unlink(missing_ok=True)
         if finished.is_file():
-            return _unchanged(read_json(finished, "kdtool train-teacher --force"), settings, folder)
+            return unchanged(read_json(finished, "kdtool train-teacher --force"), settings, folder)
         train = data.split("train")
         rows = None if subset is None else open_bundle(workspace.subset(subset)).rows_of(record)
         source = ResidentSource(
@@ -159,7 +160,8 @@ def train_teacher(
     return result
 
 
-def _unchanged(record: dict[str, Any], settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+def unchanged(record: dict[str, Any], settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The result of a finished run. Raises FailureError when its settings were others, naming them."""
     difference = differing(record["settings"], settings)
     if difference:
         raise FailureError(

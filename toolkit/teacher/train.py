@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from toolkit.training.source import Batch
+from toolkit.training.showing import Batch
 
 
 def label_loss(logits_bc: Tensor, batch: Batch) -> Tensor:

@@ -17,7 +17,7 @@ from toolkit.core.device import autocast
 from toolkit.core.errors import FailureError
 from toolkit.core.progress import Progress, silent
 from toolkit.core.recipes import Recipe, lr_at
-from toolkit.training.source import Batch
+from toolkit.training.showing import Batch
 
 Loss = Callable[[Tensor, Batch], Tensor]
 
@@ -33,10 +33,12 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class EpochResult:
-    """`loss` and `train_top1` are means over the epoch's images, on the views shown, as the weights moved."""
+    """`loss` and `train_top1` are means over the epoch's steps and images, on the views shown, as the weights moved.
+    `epoch` counts from 1, and `steps` from the start of the run."""
 
     epoch: int
     steps: int
+    images: int
     loss: float
     train_top1: float
     lr: float
@@ -103,6 +105,7 @@ class Trainer:
         return EpochResult(
             epoch=self.epoch,
             steps=self.step,
+            images=images,
             loss=float(steps.mean()),
             train_top1=float(torch.stack(hits).sum()) / images,
             lr=self.optimizer.param_groups[0]["lr"],

@@ -1,4 +1,4 @@
-"""Running a Trainer to its end with a checkpoint after every epoch, so that a killed run resumes to the same weights."""
+"""Running a Trainer to its end, with a checkpoint after every epoch: a killed run resumes to the same weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run_to_end(
     progress: Progress = silent,
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
 ) -> list[dict[str, Any]]:
-    """Trains until the last step, saving to `folder`/checkpoint.pt and metrics.jsonl after each epoch; returns the epochs.
+    """Trains until the last step, saving checkpoint.pt and metrics.jsonl in `folder` each epoch; returns the epochs.
 
     A checkpoint of the same `settings` is resumed from. Raises FailureError when its settings differ, naming how.
     """
@@ -51,9 +51,7 @@ def run_to_end(
     while not trainer.finished:
         result = trainer.run_epoch(progress)
         epochs.append(asdict(result))
-        save_torch(
-            checkpoint, {"format": _FORMAT, "settings": settings, "state": trainer.state(), "epochs": epochs}
-        )
+        save_torch(checkpoint, {"format": _FORMAT, "settings": settings, "state": trainer.state(), "epochs": epochs})
         with whole_file(folder / "metrics.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
         on_epoch(result)

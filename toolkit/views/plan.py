@@ -52,7 +52,9 @@ class Plan:
     def views(self, rows_n: np.ndarray, slots: int) -> np.ndarray:
         """The views of the first `slots` slots of each row: (n, slots) int16. Column 0 is view 0."""
         if not 1 <= slots <= self.size:
-            raise UsageError(f"--views must be 1 to {self.size} for {self.family} with padding {self.padding}, got {slots}")
+            raise UsageError(
+                f"--views must be 1 to {self.size} for {self.family} with padding {self.padding}, got {slots}"
+            )
         views_nk = np.empty((len(rows_n), slots), dtype=np.int16)
         for start in range(0, len(rows_n), _ROWS_AT_A_TIME):
             block = slice(start, start + _ROWS_AT_A_TIME)

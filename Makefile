@@ -1,0 +1,30 @@
+VENV ?= .venv
+PYTHON ?= python3
+RUN = $(VENV)/bin/
+export PYTHON
+
+.PHONY: help setup demo test test-all lint bench
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | awk -F: '{printf "make %-9s %s\n", $$1, $$2}'
+	@echo "another environment: make VENV=dir …    another interpreter: make setup PYTHON=python3.12"
+
+setup: ## install everything into .venv (Debian and Ubuntu; as root or with sudo); again takes seconds
+	@scripts/setup.sh $(VENV)
+
+demo: setup ## a tenth of Fashion-MNIST, a student with and without the teacher, and their table
+	@$(RUN)python benchmarks/demo.py
+
+test: setup lint ## the tests (a few minutes)
+	@$(RUN)python -m pytest -m "not long"
+
+test-all: setup lint ## the tests, and those that take minutes each
+	@$(RUN)python -m pytest
+
+lint: setup ## ruff and mypy
+	@$(RUN)ruff check .
+	@$(RUN)ruff format --check .
+	@$(RUN)mypy
+
+bench: setup ## throughput of each stage beside its bound
+	@$(RUN)python benchmarks/throughput.py

@@ -1,0 +1,210 @@
+"""cache.h5 and a bundle's targets/<teacher>.h5: one format, for all rows or for a subset's.
+
+    /rows (n,) int64             row numbers in the packed data set, increasing
+    /labels (n,) int64
+    /slots/<k>/logits (n, c)     raw logits of slot k's view, float16 or float32; slot 0 is the image itself
+    /features (n, d) float16     what the last linear layer read, on slot 0 (caches only)
+    /scores/<name> (n,) float32  with its definition as attributes (caches only)
+    /test/logits (m, c), /test/labels (m,)
+    /checksums/<dataset>         CRC-32 of every block of rows, uint32
+
+Everything it was made from stands in the attribute `record`. Shapes: n rows, m test rows, c classes, d features.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from toolkit.core.errors import FailureError, UsageError, unknown_name
+from toolkit.core.files import whole_file
+from toolkit.views.plan import Plan
+
+SCHEMA = 1
+BLOCK_ROWS = 8192
+DTYPES = ("float16", "float32")
+
+
+@dataclass(frozen=True)
+class CacheRecord:
+    """What a cache was made from. `kind` is `cache` or `targets`; `teacher_images` counts the forward passes spent."""
+
+    kind: str
+    dataset: str
+    data_fingerprint: str
+    test_fingerprint: str
+    limit: int | None
+    teacher: str
+    teacher_fingerprint: str
+    teacher_arch: str
+    classes: int
+    mean: list[float]
+    std: list[float]
+    plan: dict[str, Any]
+    precision: str
+    dtype: str
+    slots: int
+    teacher_top1: float
+    teacher_images: int
+    command: str
+    created: str
+    versions: dict[str, str]
+
+    def identity(self) -> dict[str, Any]:
+        """What must agree between a cache and whoever adds to it or learns from it."""
+        names = ("dataset", "data_fingerprint", "limit", "teacher_fingerprint", "plan", "precision", "dtype")
+        return {name: getattr(self, name) for name in names}
+
+
+class CacheWriter:
+    """Writes datasets block by block, each with its checksums. See `new_cache`."""
+
+    def __init__(self, file: h5py.File) -> None:
+        self._file = file
+
+    def write(self, name: str, array: np.ndarray, **attributes: Any) -> None:
+        blocks = (array[start : start + BLOCK_ROWS] for start in range(0, len(array), BLOCK_ROWS))
+        self.write_blocks(name, array.shape, array.dtype, blocks, **attributes)
+
+    def write_blocks(
+        self, name: str, shape: tuple[int, ...], dtype: Any, blocks: Iterable[np.ndarray], **attributes: Any
+    ) -> None:
+        """`blocks` are consecutive, BLOCK_ROWS rows each but the last."""
+        dataset = self._file.create_dataset(name, shape=shape, dtype=dtype)
+        checksums, start = [], 0
+        for block in blocks:
+            block = np.ascontiguousarray(block, dtype=dtype)
+            dataset[start : start + len(block)] = block
+            checksums.append(zlib.crc32(block))
+            start += len(block)
+        if start != shape[0]:
+            raise ValueError(f"{name}: {start} rows written, {shape[0]} promised")
+        dataset.attrs.update(attributes)
+        self._file.create_dataset(f"checksums/{name}", data=np.array(checksums, dtype=np.uint32))
+
+
+@contextmanager
+def new_cache(path: Path, record: CacheRecord) -> Iterator[CacheWriter]:
+    """A cache that appears at `path` whole, when the block ends without an error."""
+    with whole_file(path) as temporary:
+        try:
+            with h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
+                file.attrs["schema"] = SCHEMA
+                file.attrs["record"] = json.dumps(asdict(record))
+                yield CacheWriter(file)
+        except RuntimeError as error:  # HDF5's word for a failed write when a file is closed
+            raise OSError(str(error).splitlines()[0]) from error
+
+
+class CacheReader:
+    """An opened cache or targets file. Blocks are checked against their checksums as they are read."""
+
+    def __init__(self, file: h5py.File, path: Path, record: CacheRecord, made_by: str) -> None:
+        self._file, self.path, self.record, self._made_by = file, path, record, made_by
+        self.plan = Plan.from_record(record.plan, str(path))
+
+    def __len__(self) -> int:
+        return self._file["rows"].shape[0]
+
+    @property
+    def slots(self) -> int:
+        return self.record.slots
+
+    @property
+    def scores(self) -> dict[str, dict[str, str]]:
+        """The names of the scores, each with its definition, paper and equation."""
+        return {name: dict(dataset.attrs) for name, dataset in self._file.get("scores", {}).items()}
+
+    @property
+    def bytes_per_view(self) -> int:
+        dataset = self._dataset("slots/0/logits")
+        return dataset.dtype.itemsize * dataset.shape[1]
+
+    def _dataset(self, name: str) -> h5py.Dataset:
+        if name not in self._file or f"checksums/{name}" not in self._file:
+            raise FailureError(f"{self.path}: lacks /{name}. Run: {self._made_by}")
+        return self._file[name]
+
+    def block(self, name: str, number: int) -> np.ndarray:
+        """Block `number` of a dataset. Raises FailureError when it is not what was written."""
+        dataset = self._dataset(name)
+        try:
+            block = dataset[number * BLOCK_ROWS : (number + 1) * BLOCK_ROWS]
+            expected = int(self._file[f"checksums/{name}"][number])
+        except (OSError, ValueError, IndexError) as error:
+            raise FailureError(f"{self.path}: /{name} can't be read ({error}). Run: {self._made_by}") from error
+        if zlib.crc32(np.ascontiguousarray(block)) != expected:
+            raise FailureError(
+                f"{self.path}: /{name}, rows from {number * BLOCK_ROWS}, fails its checksum. Run: {self._made_by}"
+            )
+        return block
+
+    def blocks(self, name: str) -> Iterator[np.ndarray]:
+        for number in range(-(-self._dataset(name).shape[0] // BLOCK_ROWS)):
+            yield self.block(name, number)
+
+    def read(self, name: str, positions: np.ndarray | None = None) -> np.ndarray:
+        """A dataset, or its increasing `positions`, read front to back."""
+        if positions is None:
+            dataset = self._dataset(name)
+            return np.concatenate([np.empty((0, *dataset.shape[1:]), dataset.dtype), *self.blocks(name)])
+        return np.concatenate(list(self.read_blocks(name, positions)))
+
+    def read_blocks(self, name: str, positions: np.ndarray) -> Iterator[np.ndarray]:
+        """The increasing `positions` of a dataset, BLOCK_ROWS rows at a time, never holding more than two blocks."""
+        for start in range(0, len(positions), BLOCK_ROWS):
+            wanted = positions[start : start + BLOCK_ROWS]
+            number_of = wanted // BLOCK_ROWS
+            yield np.concatenate(
+                [self.block(name, int(n))[wanted[number_of == n] - n * BLOCK_ROWS] for n in np.unique(number_of)]
+            )
+
+    def logits(self, slots: int) -> np.ndarray:
+        """The first `slots` slots: (k, n, c) in the dtype they are stored in."""
+        if slots > self.slots:
+            raise UsageError(f"{self.path}: holds {self.slots} views, {slots} were asked for. Run: {self._made_by}")
+        return np.stack([self.read(f"slots/{slot}/logits") for slot in range(slots)])
+
+    def score(self, name: str) -> np.ndarray:
+        """(n,) float32, high = hard. Raises UsageError for a name the file does not hold."""
+        if name not in self.scores:
+            raise unknown_name("score", name, list(self.scores))
+        return self.read(f"scores/{name}")
+
+    def dataset_names(self) -> list[str]:
+        names: list[str] = []
+        self._file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        return [name for name in names if not name.startswith("checksums/")]
+
+    def verify(self) -> int:
+        """Reads every block of every dataset against its checksum; returns how many."""
+        return sum(1 for name in self.dataset_names() for _ in self.blocks(name))
+
+
+@contextmanager
+def open_cache(path: Path, made_by: str = "kdtool cache-teacher --force") -> Iterator[CacheReader]:
+    """Raises FailureError (what, found, what next) when `path` is missing, truncated, or not a cache of this schema."""
+    if not path.is_file():
+        raise FailureError(f"{path}: not found. Run: {made_by.removesuffix(' --force')}")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        reason = str(error).splitlines()[0][:160]
+        raise FailureError(f"{path}: not a readable HDF5 file ({reason}). Run: {made_by}") from error
+    with file:
+        if file.attrs.get("schema") != SCHEMA:
+            found = file.attrs.get("schema", "none")
+            raise FailureError(f"{path}: expected a cache of schema {SCHEMA}, found {found}. Run: {made_by}")
+        try:
+            record = CacheRecord(**json.loads(file.attrs["record"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise FailureError(f"{path}: its record is not readable ({error}). Run: {made_by}") from error
+        yield CacheReader(file, path, record, made_by)

@@ -1,0 +1,163 @@
+"""kdtool evaluate and kdtool inspect: what a checkpoint is worth, and whether an artifact is what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolkit.core.errors import FailureError
+from toolkit.core.files import read_json
+from toolkit.core.progress import Progress, silent
+from toolkit.formats.beton import open_beton
+from toolkit.formats.bundle import open_bundle
+from toolkit.formats.cache import open_cache
+from toolkit.formats.checkpoint import load_checkpoint
+from toolkit.formats.dataset import SPLITS, open_packed
+from toolkit.formats.workspace import Workspace
+
+
+def evaluate(
+    workspace: Workspace,
+    checkpoint: Path,
+    dataset: str | None = None,
+    split: str = "test",
+    data_dir: Path | None = None,
+    limit: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Accuracy (percent) of a checkpoint on a split, by default the test split of the data it was trained on."""
+    from toolkit.pipeline.cache import load_teacher
+    from toolkit.pipeline.data import ensure_packed
+    from toolkit.pipeline.runtime import compute_on
+    from toolkit.training.evaluate import predict, top1
+
+    compute = compute_on(device, precision, threads)
+    file = checkpoint
+    if checkpoint.is_dir():
+        names = [checkpoint / "student.pt", checkpoint / "teacher.pt"]
+        file = next((name for name in names if name.is_file()), names[0])
+    record = load_checkpoint(file, "kdtool distill or kdtool train-teacher")
+    data = ensure_packed(workspace, dataset or record.dataset, data_dir, limit, progress=progress)
+    _, model = load_teacher(file, data, compute)
+    beton = data.split(split)
+    predicted_n = predict(model, beton.frames(), record.mean, record.std, compute.device, compute.precision)
+    per_class = {
+        name: top1(predicted_n[beton.labels_n == label], beton.labels_n[beton.labels_n == label])
+        for label, name in enumerate(data.record.class_names)
+    }
+    return {
+        "path": str(file),
+        "dataset": data.record.key,
+        "split": split,
+        "rows": len(beton),
+        "top1": top1(predicted_n, beton.labels_n),
+        "per_class": per_class,
+    }
+
+
+def _inspect_data(folder: Path) -> dict[str, Any]:
+    packed = open_packed(folder)
+    promised = {"train": packed.record.train_fingerprint, "test": packed.record.test_fingerprint}
+    for split in SPLITS:
+        found = packed.split(split).content_fingerprint()
+        if found != promised[split]:
+            raise FailureError(
+                f"{folder / split}.beton: content {found}, data.json says {promised[split]}. "
+                f"Run: kdtool pack --dataset {packed.record.dataset} --force"
+            )
+    return {"kind": "packed data", **packed.record.to_record()}
+
+
+def _inspect_subset(folder: Path) -> dict[str, Any]:
+    bundle = open_bundle(folder)
+    images = bundle.images()
+    blocks = {}
+    for teacher in bundle.teachers():
+        with open_cache(
+            bundle.targets_path(teacher), f"kdtool cache-teacher --subset {bundle.record.name} --force"
+        ) as cache:
+            if not np.array_equal(cache.read("rows"), bundle.rows_m):
+                raise FailureError(f"{cache.path}: not of this subset's rows. Run: kdtool build-subset --force")
+            blocks[teacher] = cache.verify()
+    record = {key: value for key, value in asdict(bundle.record).items() if key != "data"}
+    return {"kind": "subset", **record, "data": bundle.data.key, "images": len(images), "verified_blocks": blocks}
+
+
+def _inspect_run(folder: Path) -> dict[str, Any]:
+    record = read_json(folder / "run.json", "kdtool distill")
+    student = load_checkpoint(folder / "student.pt", "kdtool distill --force")
+    if student.top1 != record["result"]["top1"]:
+        raise FailureError(f"{folder}: student.pt and run.json are of different runs. Run: kdtool distill --force")
+    return {"kind": "run", **record["result"], "created": record["created"]}
+
+
+def _inspect_checkpoint(path: Path) -> dict[str, Any]:
+    checkpoint = load_checkpoint(path)
+    parameters = sum(tensor.numel() for tensor in checkpoint.weights.values() if tensor.is_floating_point())
+    record = {key: getattr(checkpoint, key) for key in checkpoint.__dataclass_fields__ if key != "weights"}
+    return {"kind": "checkpoint", "fingerprint": checkpoint.fingerprint, "numbers": parameters, **record}
+
+
+def _inspect_cache(path: Path) -> dict[str, Any]:
+    with open_cache(path) as cache:
+        record = asdict(cache.record)
+        return {
+            **record,
+            "rows": len(cache),
+            "views": cache.slots,
+            "bytes_per_view": cache.bytes_per_view,
+            "plan_fingerprint": cache.plan.fingerprint,
+            "scores": {name: score["definition"] for name, score in cache.scores.items()},
+            "verified_blocks": cache.verify(),
+        }
+
+
+def _inspect_beton(path: Path) -> dict[str, Any]:
+    beton = open_beton(path)
+    labels, counts = np.unique(beton.labels_n, return_counts=True)
+    images = beton.records_n["image"]
+    sizes = sorted({(int(height), int(width)) for height, width in zip(images["height"], images["width"], strict=True)})
+    return {
+        "kind": "FFCV file",
+        "rows": len(beton),
+        "fields": ["image", "label", "row"],
+        "sizes": sizes[:5],
+        "class_counts": dict(zip(labels.tolist(), counts.tolist(), strict=True)),
+        "fingerprint": beton.content_fingerprint(),
+    }
+
+
+FOLDERS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "data.json": _inspect_data,
+    "subset.json": _inspect_subset,
+    "run.json": _inspect_run,
+}
+FILES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    ".beton": _inspect_beton,
+    ".h5": _inspect_cache,
+    ".pt": _inspect_checkpoint,
+}
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """What an artifact is and holds, after checking all of it. Raises FailureError for anything damaged or foreign."""
+    if path.is_dir():
+        for name, look in FOLDERS.items():
+            if (path / name).is_file():
+                return {"path": str(path), **look(path)}
+        raise FailureError(
+            f"{path}: no artifact of kdtool ({', '.join(FOLDERS)} would tell). Name a data, subset or run folder, "
+            "or a .beton, .h5 or .pt file"
+        )
+    if not path.exists():
+        raise FailureError(f"{path}: not found. Name a data, subset or run folder, or a .beton, .h5 or .pt file")
+    if path.suffix in FILES:
+        return {"path": str(path), **FILES[path.suffix](path)}
+    raise FailureError(f"{path}: expected a file ending in {', '.join(FILES)}, found '{path.suffix or path.name}'")

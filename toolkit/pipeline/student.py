@@ -1,0 +1,287 @@
+"""kdtool distill: a student from a bundle, with no teacher forward pass. Shapes: m rows, k slots, c classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from toolkit.core.errors import FailureError, UsageError
+from toolkit.core.files import read_json, write_json
+from toolkit.core.locks import only_writer
+from toolkit.core.progress import Progress, silent
+from toolkit.core.recipes import Recipe, resolve_recipe
+from toolkit.core.versions import command_line, now, versions
+from toolkit.distill.losses import distillation_loss
+from toolkit.distill.settings import DistillSettings, resolve_match
+from toolkit.formats.bundle import Bundle, open_bundle
+from toolkit.formats.cache import CacheRecord, open_cache
+from toolkit.formats.checkpoint import Checkpoint, save_checkpoint
+from toolkit.formats.dataset import PackedData
+from toolkit.formats.workspace import Workspace
+from toolkit.models.zoo import build_model, images_seen
+from toolkit.pipeline.data import ensure_packed
+from toolkit.pipeline.runtime import Compute, compute_on
+from toolkit.pipeline.teacher import PRETRAINED, unchanged
+from toolkit.training.evaluate import predict, top1
+from toolkit.training.loop import EpochResult, Trainer
+from toolkit.training.resident import ResidentSource
+from toolkit.training.run import run_to_end
+from toolkit.training.showing import Targets
+
+
+@dataclass(frozen=True)
+class _Knowledge:
+    """A teacher's logits for a bundle's rows, where they come from, and its own predictions on the test split."""
+
+    targets: Targets
+    record: CacheRecord
+    test_classes: np.ndarray
+
+
+def distill(
+    workspace: Workspace,
+    subset: str | None = None,
+    teacher: str | None = None,
+    arch: str = "resnet8",
+    width: int = 16,
+    recipe: str = "fast",
+    epochs: int | None = None,
+    iterations: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    alpha: float = 1.0,
+    temperature: float = 4.0,
+    match: str | None = None,
+    views: int | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    data_dir: Path | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+    on_start: Callable[[str], None] = lambda line: None,
+    on_epoch: Callable[[EpochResult], None] = lambda result: None,
+) -> dict[str, Any]:
+    """Trains a student on a bundle (default: the newest) and its cached targets; `views` uses only the first few slots.
+
+    `iterations` ends the run after that many steps, whatever `epochs` says. A killed run resumes; a finished one with
+    the same settings is returned as it is. `top1` and `agreement` (percent, test split) are the last epoch's, never the
+    best one's. Raises UsageError or FailureError.
+    """
+    asked = DistillSettings(alpha, temperature, match, iterations)
+    compute = compute_on(device, precision, threads)
+    settled = resolve_recipe(recipe, epochs, batch_size, lr)
+    bundle = open_bundle(workspace.subset(subset) if subset is not None else workspace.newest_subset())
+    on_start(f"subset {bundle.folder} ({bundle.record.rows:,} rows)")
+    batches_per_epoch = -(-bundle.record.rows // settled.batch_size)
+    steps = iterations or settled.epochs * batches_per_epoch
+    settled = replace(settled, epochs=-(-steps // batches_per_epoch))
+    knowledge = None if alpha == 0 else _knowledge(bundle, teacher, asked, settled.epochs, views)
+    settings = _settings(bundle, knowledge, asked, settled, compute, recipe, arch, width, seed, steps)
+    folder = workspace.run(name or _default_name(settings, iterations))
+    finished = folder / "run.json"
+    with only_writer(folder / "student.pt"):
+        if force:
+            for file in (finished, folder / "checkpoint.pt"):
+                file.unlink(missing_ok=True)
+        if finished.is_file():
+            return unchanged(read_json(finished, "kdtool distill --force"), settings, folder)
+        test_data = _test_data(workspace, bundle, data_dir, progress)
+        images_before = images_seen()
+        source = _source(bundle, knowledge, settled.batch_size, seed, compute)
+        model = compute.place(build_model(arch, bundle.data.classes, width, seed))
+        loss = distillation_loss(alpha, temperature)
+        trainer = Trainer(model, source, loss, settled, steps, compute.device, compute.precision)
+        history = run_to_end(trainer, folder, settings, progress, on_epoch)
+        scores = _test_scores(model, test_data, knowledge, compute)
+        _save_student(folder, model, bundle, settings, scores["top1"])
+        seconds = sum(epoch["elapsed_s"] for epoch in history)
+        result = {
+            "path": str(folder),
+            "name": folder.name,
+            **{key: settings[key] for key in ("subset", "teacher")},
+            **scores,
+            **{key: settings[key] for key in ("alpha", "temperature", "match", "views", "epochs", "seed")},
+            "images_per_s": sum(epoch["images"] for epoch in history) / seconds,
+            "seconds": seconds,
+            "teacher_forward_passes": images_seen() - images_before - images_seen(model),
+        }
+        record = {
+            "result": result,
+            "settings": settings,
+            "teacher_images_behind_targets": knowledge.record.teacher_images if knowledge else 0,
+            "student_images": images_seen(model),
+            "subset": {key: value for key, value in asdict(bundle.record).items() if key != "data"},
+            "command": command_line(),
+            "created": now(),
+            "versions": versions(),
+        }
+        write_json(finished, record)
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
+    return result
+
+
+def _settings(
+    bundle: Bundle,
+    knowledge: _Knowledge | None,
+    asked: DistillSettings,
+    settled: Recipe,
+    compute: Compute,
+    recipe: str,
+    arch: str,
+    width: int,
+    seed: int,
+    steps: int,
+) -> dict[str, Any]:
+    """Everything that decides the student's weights, resolved: what run.json records and a resumed run must share."""
+    return {
+        "subset": bundle.record.name,
+        "rows_fingerprint": bundle.record.rows_fingerprint,
+        "data_fingerprint": bundle.data.train_fingerprint,
+        "teacher": knowledge.record.teacher if knowledge else None,
+        "teacher_fingerprint": knowledge.record.teacher_fingerprint if knowledge else None,
+        "arch": arch,
+        "width": width,
+        "alpha": asked.alpha,
+        "temperature": asked.temperature,
+        "match": knowledge.targets.match if knowledge else None,
+        "views": knowledge.targets.slots if knowledge else None,
+        "iterations": steps,
+        "seed": seed,
+        "precision": compute.precision,
+        "device": compute.device.type,
+        "recipe": recipe,
+        **asdict(settled),
+        "milestones": list(settled.milestones),
+    }
+
+
+def _default_name(settings: dict[str, Any], iterations: int | None) -> str:
+    wide = "" if settings["width"] == 16 else f"-w{settings['width']}"
+    length = f"i{iterations}" if iterations else f"e{settings['epochs']}"
+    taught = "no-kd"
+    if settings["teacher"] is not None:
+        taught = (
+            f"{settings['teacher']}-a{settings['alpha']:g}-t{settings['temperature']:g}"
+            f"-{settings['match']}{settings['views']}"
+        )
+    arch = settings["arch"].replace(":", "-")
+    return f"{settings['subset']}-{arch}{wide}-{taught}-{length}-s{settings['seed']}"
+
+
+def _source(
+    bundle: Bundle, knowledge: _Knowledge | None, batch_size: int, seed: int, compute: Compute
+) -> ResidentSource:
+    images = bundle.images()
+    return ResidentSource(
+        images.frames(bundle.indices_m),
+        images.labels_n[bundle.indices_m],
+        bundle.rows_m,
+        bundle.data.plan,
+        bundle.data.mean,
+        bundle.data.std,
+        batch_size,
+        seed,
+        compute.device,
+        compute.dtype,
+        knowledge.targets if knowledge else None,
+    )
+
+
+def choose_teacher(bundle: Bundle, teacher: str | None) -> str:
+    """The teacher whose targets are used: the one named, the data set's default, or the only one there is.
+
+    Raises FailureError when the bundle lacks them, UsageError when one must be named.
+    """
+    held = bundle.teachers()
+    if not held or (teacher is not None and teacher not in held):
+        found = f"holds targets of {', '.join(held)}" if held else "holds no targets"
+        wanted = "" if teacher is None else f", not of {teacher}"
+        option = "" if teacher is None else f" --teacher {teacher}"
+        raise FailureError(
+            f"{bundle.folder}: {found}{wanted}. Run: kdtool cache-teacher --subset {bundle.record.name}{option}, "
+            "or kdtool cache-teacher and build-subset again, or train without a teacher: --alpha 0"
+        )
+    default = PRETRAINED.get(bundle.data.dataset)
+    if teacher is None and len(held) > 1 and default not in held:
+        raise UsageError(f"{bundle.folder}: holds targets of {', '.join(held)}. Name one with --teacher")
+    return teacher or (default if default in held else held[0])  # type: ignore[return-value]
+
+
+def _knowledge(
+    bundle: Bundle, teacher: str | None, asked: DistillSettings, epochs: int, views: int | None
+) -> _Knowledge:
+    """The logits to learn from. Raises FailureError when they are not for this bundle's rows and views."""
+    name = choose_teacher(bundle, teacher)
+    made_by = f"kdtool cache-teacher --subset {bundle.record.name} --teacher {name} --force"
+    with open_cache(bundle.targets_path(name), made_by) as cache:
+        plan = bundle.data.plan
+        if cache.record.classes != bundle.data.classes:
+            raise FailureError(
+                f"{cache.path}: targets over {cache.record.classes} classes, the data have {bundle.data.classes}. "
+                f"Run: {made_by}"
+            )
+        same_data = cache.record.data_fingerprint == bundle.data.train_fingerprint
+        if not same_data or not np.array_equal(cache.read("rows"), bundle.rows_m):
+            raise FailureError(f"{cache.path}: made from other data or other rows than the bundle's. Run: {made_by}")
+        if cache.plan != plan:
+            raise FailureError(
+                f"{cache.path}: cached on views of plan {cache.plan.fingerprint} ({cache.plan.family}, padding "
+                f"{cache.plan.padding}), the student's is {plan.fingerprint} ({plan.family}, padding {plan.padding}). "
+                f"Run: {made_by}"
+            )
+        slots = cache.slots if views is None else views
+        if not 1 <= slots <= cache.slots:
+            raise UsageError(f"--views must be 1 to {cache.slots}, which {cache.path} holds, got {slots}")
+        targets = Targets(cache.logits(slots), resolve_match(asked.match, slots, epochs, plan.size))
+        return _Knowledge(targets, cache.record, cache.read("test/logits").argmax(axis=1))
+
+
+def _test_data(workspace: Workspace, bundle: Bundle, data_dir: Path | None, progress: Progress) -> PackedData:
+    """The packed test split. Raises FailureError when it is not the one the subset knows."""
+    known = bundle.data
+    packed = ensure_packed(workspace, known.dataset, data_dir, known.limit, progress=progress)
+    if packed.record.test_fingerprint != known.test_fingerprint:
+        raise FailureError(
+            f"{packed.folder}: its test split ({packed.record.test_fingerprint}) is not the one the subset knows "
+            f"({known.test_fingerprint}). Run: kdtool pack --dataset {known.dataset} --force"
+        )
+    return packed
+
+
+def _test_scores(
+    model: nn.Module, data: PackedData, knowledge: _Knowledge | None, compute: Compute
+) -> dict[str, float | None]:
+    """`top1`, and `agreement` with the teacher's own predictions (None without a teacher), in percent."""
+    test, record = data.split("test"), data.record
+    predicted_n = predict(model, test.frames(), record.mean, record.std, compute.device, compute.precision)
+    agreement = None if knowledge is None else top1(predicted_n, knowledge.test_classes)
+    return {"top1": top1(predicted_n, test.labels_n), "agreement": agreement}
+
+
+def _save_student(
+    folder: Path, model: nn.Module, bundle: Bundle, settings: dict[str, Any], accuracy: float | None
+) -> None:
+    data = bundle.data
+    student = Checkpoint(
+        arch=settings["arch"],
+        width=settings["width"],
+        classes=data.classes,
+        dataset=data.dataset,
+        data_fingerprint=data.train_fingerprint,
+        mean=data.mean,
+        std=data.std,
+        seed=settings["seed"],
+        top1=accuracy or 0.0,
+        settings={**settings, "command": command_line()},
+        versions=versions(),
+        weights=model.state_dict(),
+    )
+    save_checkpoint(folder / "student.pt", student)

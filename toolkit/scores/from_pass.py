@@ -1,0 +1,80 @@
+"""Scores from one pass of the teacher.
+
+Shapes: v cached views (the first is the image itself), n rows, c classes, d features. p is the softmax of the first
+view's logits at temperature 1, y the one-hot label, h the features the last linear layer read. All give (n,) float64.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class PassArrays(NamedTuple):
+    """`logits_vnc` (v, n, c) and `features_nd` (n, d) of any float type, `labels_n` (n,) integers."""
+
+    logits_vnc: np.ndarray
+    features_nd: np.ndarray
+    labels_n: np.ndarray
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Over the last axis, in float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def _entropy(log_p: np.ndarray) -> np.ndarray:
+    return -(np.exp(log_p) * log_p).sum(axis=-1)
+
+
+def _error(arrays: PassArrays) -> np.ndarray:
+    """p − y: (n, c)."""
+    error_nc = np.exp(log_softmax(arrays.logits_vnc[0]))
+    error_nc[np.arange(len(error_nc)), arrays.labels_n] -= 1
+    return error_nc
+
+
+def loss(arrays: PassArrays) -> np.ndarray:
+    """−log p_y."""
+    log_p_nc = log_softmax(arrays.logits_vnc[0])
+    return -log_p_nc[np.arange(len(log_p_nc)), arrays.labels_n]
+
+
+def el2n(arrays: PassArrays) -> np.ndarray:
+    """‖p − y‖₂ (Paul et al. 2021, definition 2.2)."""
+    return np.linalg.norm(_error(arrays), axis=1)
+
+
+def entropy(arrays: PassArrays) -> np.ndarray:
+    """−Σ p_c log p_c, in nats."""
+    return _entropy(log_softmax(arrays.logits_vnc[0]))
+
+
+def margin(arrays: PassArrays) -> np.ndarray:
+    """1 − (largest p − second largest p), so that high is hard."""
+    p_nc = np.sort(np.exp(log_softmax(arrays.logits_vnc[0])), axis=1)
+    return 1 - (p_nc[:, -1] - p_nc[:, -2])
+
+
+def least_confidence(arrays: PassArrays) -> np.ndarray:
+    """1 − largest p."""
+    return 1 - np.exp(log_softmax(arrays.logits_vnc[0])).max(axis=1)
+
+
+def grand(arrays: PassArrays) -> np.ndarray:
+    """The norm of the loss's gradient in the last linear layer (Paul et al. 2021, definition 2.1, for that layer).
+
+    For logits W h + b the gradient is (p − y) hᵀ for W and p − y for b, so the norm is ‖p − y‖ √(‖h‖² + 1), exactly.
+    """
+    squared_n = (arrays.features_nd.astype(np.float64) ** 2).sum(axis=1)
+    return el2n(arrays) * np.sqrt(squared_n + 1)
+
+
+def disagreement(arrays: PassArrays) -> np.ndarray:
+    """Entropy of the views' mean prediction less the mean of their entropies (Lin 1991, equation 5.1), in nats."""
+    log_p_vnc = log_softmax(arrays.logits_vnc)
+    mean_nc = np.exp(log_p_vnc).mean(axis=0)
+    entropy_of_mean_n = -(mean_nc * np.log(np.maximum(mean_nc, np.finfo(np.float64).tiny))).sum(axis=1)
+    return np.maximum(entropy_of_mean_n - _entropy(log_p_vnc).mean(axis=0), 0)

@@ -1,0 +1,117 @@
+"""The caching pass: every row's views go through the teacher once, in parts that each survive a kill.
+
+Shapes: n rows of a part, b batch, c classes, d features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toolkit.core.device import autocast
+from toolkit.core.errors import FailureError
+from toolkit.core.progress import Progress, silent
+from toolkit.formats.beton import Beton
+from toolkit.formats.cache import BLOCK_ROWS
+from toolkit.formats.parts import Parts
+from toolkit.models.zoo import FeatureReader
+from toolkit.views.plan import Plan
+from toolkit.views.render import Renderer, normalise
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows start … stop − 1 (positions among the rows cached) on one slot; the test split has slot 0 only."""
+
+    split: str
+    slot: int
+    start: int
+    stop: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.split}-slot-{self.slot:05d}-rows-{self.start:010d}"
+
+
+def parts_of(split: str, rows: int, slots: range) -> list[Part]:
+    """Slot by slot, BLOCK_ROWS rows each, so that boundaries depend on nothing but the rows."""
+    return [
+        Part(split, slot, start, min(start + BLOCK_ROWS, rows))
+        for slot in slots
+        for start in range(0, rows, BLOCK_ROWS)
+    ]
+
+
+@dataclass(frozen=True)
+class TeacherPass:
+    """The teacher, ready to run: where, how precisely, and what it makes of pixels."""
+
+    read: FeatureReader
+    mean: list[float]
+    std: list[float]
+    device: torch.device
+    dtype: torch.dtype
+    precision: str
+    batch_size: int
+    stored_dtype: str
+
+    def run(self, images_nhwc: np.ndarray, rows_n: np.ndarray, plan: Plan, slot: int) -> tuple[np.ndarray, np.ndarray]:
+        """(logits (n, c) in the stored dtype, features (n, d) float16) of the rows' views of `slot`.
+
+        Raises FailureError naming the first row whose logits are not finite, or do not fit the stored dtype.
+        """
+        view_n = plan.views(rows_n, slot + 1)[:, slot]
+        dy_n, dx_n, mirrored_n = (torch.from_numpy(values).to(self.device) for values in plan.decode(view_n))
+        renderer = Renderer(torch.from_numpy(images_nhwc).to(self.device), plan)
+        mean_c = torch.tensor(self.mean, dtype=self.dtype, device=self.device)
+        std_c = torch.tensor(self.std, dtype=self.dtype, device=self.device)
+        logits: list[Tensor] = []
+        features: list[Tensor] = []
+        with torch.inference_mode():
+            for b in torch.arange(len(rows_n), device=self.device).split(self.batch_size):
+                x_bchw = normalise(renderer.draw(b, dy_n[b], dx_n[b], mirrored_n[b]), mean_c, std_c)
+                with autocast(self.device, self.precision):
+                    features_bd, logits_bc = self.read(x_bchw)
+                logits.append(logits_bc)
+                features.append(features_bd)
+            logits_nc = torch.cat(logits).cpu().numpy()
+            features_nd = torch.cat(features).cpu().numpy()
+        return self._stored(logits_nc, rows_n), features_nd.astype(np.float16)
+
+    def _stored(self, logits_nc: np.ndarray, rows_n: np.ndarray) -> np.ndarray:
+        bad = np.flatnonzero(~np.isfinite(logits_nc).all(axis=1))
+        if len(bad):
+            raise FailureError(
+                f"teacher: its logits for row {rows_n[bad[0]]} are not finite ({len(bad)} of {len(rows_n)} rows). "
+                "Train it again with a smaller --lr, or name another --teacher"
+            )
+        limit = float(np.finfo(self.stored_dtype).max)
+        if np.abs(logits_nc).max() > limit:
+            raise FailureError(
+                f"teacher: logits beyond ±{limit:,.0f} do not fit {self.stored_dtype}. Use --dtype float32"
+            )
+        return logits_nc.astype(self.stored_dtype)
+
+
+def run_parts(
+    teacher: TeacherPass,
+    split: Beton,
+    positions: Callable[[Part], np.ndarray],
+    plan: Plan,
+    todo: list[Part],
+    parts: Parts,
+    progress: Progress = silent,
+) -> None:
+    """Runs the teacher over the parts that are not there yet. `positions` gives a part's positions in `split`."""
+    missing = [part for part in todo if part.key not in parts]
+    with progress("cache-teacher", sum(part.stop - part.start for part in missing), "img") as tick:
+        for part in missing:
+            at = positions(part)
+            logits_nc, features_nd = teacher.run(split.frames(at), split.rows_n[at], plan, part.slot)
+            extra = {"features": features_nd} if part.slot == 0 and part.split == "train" else {}
+            parts.save(part.key, logits=logits_nc, **extra)
+            tick(part.stop - part.start)

@@ -1,0 +1,78 @@
+"""The resident source: images, labels and targets live on the device, and a batch is one gather and one drawing.
+
+Shapes: n rows, b batch, c classes, k cached slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from toolkit.core.errors import UsageError
+from toolkit.training.showing import Batch, Showing, Targets
+from toolkit.views.plan import Plan
+from toolkit.views.render import Renderer, normalise
+
+
+class ResidentSource:
+    """Batches of any epoch from images held on `device`; networks are fed in `dtype`.
+
+    `rows_n` are the rows' numbers in the packed data set: they decide the views, so a row looks the same in every
+    subset. `mean` and `std` are per channel, of 0 … 1 pixel values. Raises UsageError where targets and rows differ.
+    """
+
+    def __init__(
+        self,
+        images_nhwc: np.ndarray,
+        labels_n: np.ndarray,
+        rows_n: np.ndarray,
+        plan: Plan,
+        mean: list[float],
+        std: list[float],
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        targets: Targets | None = None,
+    ) -> None:
+        if not len(images_nhwc) == len(labels_n) == len(rows_n):
+            raise ValueError(f"{len(images_nhwc)} images, {len(labels_n)} labels, {len(rows_n)} row numbers")
+        if targets is not None and targets.logits_knc.shape[1] != len(rows_n):
+            raise UsageError(f"targets are for {targets.logits_knc.shape[1]} rows, the images are {len(rows_n)}")
+        self.batch_size, self._device, self._dtype = batch_size, device, dtype
+        self.showing = Showing(rows_n, plan, seed, targets)
+        self._renderer = Renderer(torch.from_numpy(np.ascontiguousarray(images_nhwc)).to(device), plan)
+        self._labels_n = torch.from_numpy(np.array(labels_n, dtype=np.int64)).to(device)
+        self._rows_n = torch.from_numpy(self.showing.rows_n).to(device)
+        self._mean_c = torch.tensor(mean, dtype=dtype, device=device)
+        self._std_c = torch.tensor(std, dtype=dtype, device=device)
+        self._logits = None  # (k·n, c): one gather serves any slot
+        if targets is not None:
+            self._logits = torch.from_numpy(np.ascontiguousarray(targets.table())).to(device).flatten(0, 1)
+
+    def __len__(self) -> int:
+        return len(self.showing)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return -(-len(self) // self.batch_size)
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """The batches of `epoch` (from 0); the last may be smaller."""
+        view_n, slot_n = self.showing.views(epoch)
+        shown = (
+            *self.showing.plan.decode(view_n),
+            slot_n * len(self) + np.arange(len(self)),
+            self.showing.order(epoch),
+        )
+        dy_n, dx_n, mirrored_n, target_n, order = (torch.from_numpy(values).to(self._device) for values in shown)
+        for at_b in order.split(self.batch_size):
+            images_bhwc = self._renderer.draw(at_b, dy_n[at_b], dx_n[at_b], mirrored_n[at_b])
+            logits_bc = None
+            if self._logits is not None:
+                logits_bc = self._logits.index_select(0, target_n[at_b]).to(self._dtype)
+            yield Batch(
+                normalise(images_bhwc, self._mean_c, self._std_c), self._labels_n[at_b], self._rows_n[at_b], logits_bc
+            )
