@@ -89,7 +89,7 @@ class Beton:
         digest.update(identity.astype("<i8").tobytes())
         content = self.content
         for ptr, size in zip(self.records_n["image"]["ptr"].tolist(), self.bytes_n.tolist(), strict=True):
-            digest.update(content[ptr : ptr + size])
+            digest.update(content[ptr : ptr + size].data)
         return digest.hexdigest()[:16]
 
 

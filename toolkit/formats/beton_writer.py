@@ -68,7 +68,7 @@ def _reporting(work: Callable[..., None], errors: Any, *arguments: Any) -> None:
         os._exit(1)  # FFCV's other workers may wait on this one's page: no clean-up can be hoped for
 
 
-class SupervisedWriter(DatasetWriter):  # type: ignore[misc]
+class SupervisedWriter(DatasetWriter):
     """FFCV's DatasetWriter with a wait that notices dead workers. Raises FailureError with the worker's message."""
 
     def __init__(self, *arguments: Any, progress: Progress, **settings: Any) -> None:

@@ -83,7 +83,7 @@ class CacheWriter:
         for block in blocks:
             block = np.ascontiguousarray(block, dtype=dtype)
             dataset[start : start + len(block)] = block
-            checksums.append(zlib.crc32(block))
+            checksums.append(zlib.crc32(block.data))
             start += len(block)
         if start != shape[0]:
             raise ValueError(f"{name}: {start} rows written, {shape[0]} promised")
@@ -141,7 +141,7 @@ class CacheReader:
             expected = int(self._file[f"checksums/{name}"][number])
         except (OSError, ValueError, IndexError) as error:
             raise FailureError(f"{self.path}: /{name} can't be read ({error}). Run: {self._made_by}") from error
-        if zlib.crc32(np.ascontiguousarray(block)) != expected:
+        if zlib.crc32(np.ascontiguousarray(block).data) != expected:
             raise FailureError(
                 f"{self.path}: /{name}, rows from {number * BLOCK_ROWS}, fails its checksum. Run: {self._made_by}"
             )

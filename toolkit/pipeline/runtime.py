@@ -21,7 +21,7 @@ class Compute:
 
     def place(self, model: torch.nn.Module) -> torch.nn.Module:
         """The model on the device, in its dtype, channels last: what convolutions are fastest in."""
-        return model.to(device=self.device, dtype=self.dtype, memory_format=torch.channels_last)
+        return model.to(device=self.device, dtype=self.dtype).to(memory_format=torch.channels_last)
 
 
 def compute_on(device: str = "auto", precision: str = "auto", threads: int | None = None) -> Compute:

@@ -212,7 +212,7 @@ def choose_teacher(bundle: Bundle, teacher: str | None) -> str:
     default = PRETRAINED.get(bundle.data.dataset)
     if teacher is None and len(held) > 1 and default not in held:
         raise UsageError(f"{bundle.folder}: holds targets of {', '.join(held)}. Name one with --teacher")
-    return teacher or (default if default in held else held[0])  # type: ignore[return-value]
+    return teacher or (default if default in held else held[0])
 
 
 def _knowledge(

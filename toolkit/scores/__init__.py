@@ -26,7 +26,7 @@ SCORES = {
     "el2n": Score(
         from_pass.el2n,
         "‖p − y‖₂",
-        "Paul et al., Deep Learning on a Data Diet (NeurIPS 2021), definition 2.2, of the teacher, not an early network",
+        "Paul et al., Deep Learning on a Data Diet (NeurIPS 2021), definition 2.2, of the teacher itself",
     ),
     "entropy": Score(from_pass.entropy, "−Σ p_c log p_c", "Shannon 1948; selection: Coleman et al. (ICLR 2020)"),
     "margin": Score(

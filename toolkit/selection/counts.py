@@ -21,7 +21,7 @@ def balanced_counts(labels_n: np.ndarray, keep: int) -> dict[int, int]:
 
 
 def keep_every_class(ranked_n: np.ndarray, labels_n: np.ndarray, keep: int) -> np.ndarray:
-    """The first `keep` of the ranking, (m,); a missing class's first row takes the place of the last that can be spared."""
+    """The first `keep` of the ranking, (m,); a missing class's first row replaces the last row that can be spared."""
     kept = ranked_n[:keep].copy()
     present, counts = np.unique(labels_n[kept], return_counts=True)
     count_of = dict(zip(present.tolist(), counts.tolist(), strict=True))

@@ -50,7 +50,7 @@ class Targets:
     def table(self) -> np.ndarray:
         """The logits a batch is gathered from: (k, n, c), or (1, n, c) float32 where the mean stands for all."""
         if self.match == "mean":
-            return np.mean(self.logits_knc, axis=0, dtype=np.float32, keepdims=True)
+            return np.asarray(np.mean(self.logits_knc, axis=0, dtype=np.float32))[None]
         return self.logits_knc
 
 
