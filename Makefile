@@ -13,7 +13,7 @@ setup: ## install everything into .venv (Debian and Ubuntu; as root or with sudo
 	@scripts/setup.sh $(VENV)
 
 demo: setup ## a tenth of Fashion-MNIST, a student with and without the teacher, and their table
-	@$(RUN)python benchmarks/demo.py
+	@$(RUN)python -m benchmarks.demo
 
 test: setup lint ## the tests (a few minutes)
 	@$(RUN)python -m pytest -m "not long"
@@ -27,4 +27,4 @@ lint: setup ## ruff and mypy
 	@$(RUN)mypy
 
 bench: setup ## throughput of each stage beside its bound
-	@$(RUN)python benchmarks/throughput.py
+	@$(RUN)python -m benchmarks.throughput

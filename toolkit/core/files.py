@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +27,55 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
+def refused(path: Path, error: OSError) -> FailureError:
+    """The operating system's no, as the user's error. A folder still under its temporary name is called by its own."""
+    shown = Path(*(re.sub(r"^\.(.+)\.\d+\.tmp$", r"\1", name) for name in path.parts))
+    return FailureError(
+        f"{shown}: could not be written ({error.strerror or error}). Nothing was left behind; "
+        "free some space or choose another --workspace, then run the same command again"
+    )
+
+
+class DeferringFile(io.FileIO):
+    """A file to write whose first refused write is raised by `check` or on closing, and not to its writer.
+
+    HDF5 and torch's zip writer write from C: told in the middle that the disk is full, HDF5 crashes the process when it
+    closes, and torch reports a wrong position instead of the reason.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")  # HDF5 reads back what it wrote
+        self._error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        try:
+            done = len(view) if self._error else 0
+            while done < len(view):
+                done += super().write(view[done:])
+        except OSError as error:
+            self._error = error
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size) if self._error is None else size or 0
+        except OSError as error:
+            self._error = error
+            return size or 0
+
+    def check(self) -> None:
+        """Raises the OSError of the first refused write."""
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        was_open = not self.closed
+        super().close()
+        if was_open:
+            self.check()
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path; what was written there becomes `path` when the block ends without an error.
@@ -39,12 +90,9 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _fsync(path.parent)
     except OSError as error:
-        raise FailureError(
-            f"{path}: could not be written ({error.strerror or error}). Nothing was left behind; "
-            "free some space or choose another --workspace, then run the same command again"
-        ) from error
+        raise refused(path, error) from error
     finally:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # it may never have been there, or its folder no folder
             temporary.unlink()
 
 
@@ -64,10 +112,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _fsync(path.parent)
     except OSError as error:
-        raise FailureError(
-            f"{path}: could not be written ({error.strerror or error}). Nothing was left behind; "
-            "free some space or choose another --workspace, then run the same command again"
-        ) from error
+        raise refused(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

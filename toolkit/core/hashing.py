@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.core.errors import UsageError
+
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLY_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MULTIPLY_2 = np.uint64(0x94D049BB133111EB)
@@ -31,6 +33,13 @@ def mix(*counters: Any) -> np.ndarray:
         for counter in counters:
             state = _splitmix64(state ^ np.asarray(counter).astype(np.uint64))
     return state
+
+
+def checked_seed(seed: int) -> int:
+    """A seed that both torch and `mix` take. Raises UsageError for one that does not fit 63 bits."""
+    if not 0 <= seed < 1 << 63:
+        raise UsageError(f"--seed must be from 0 to {(1 << 63) - 1}, got {seed}")
+    return seed
 
 
 def rng_for(*counters: int) -> np.random.Generator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import socket
 import sys
@@ -12,28 +13,43 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from toolkit.core.errors import FailureError
+from toolkit.core.files import refused
 
 
 @contextmanager
 def only_writer(artifact: Path) -> Iterator[None]:
     """Holds `.<name>.lock` beside `artifact`. Raises FailureError naming the holder when another process has it."""
-    path = artifact.with_name(f".{artifact.name}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    with _opened(artifact) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
-            holder = file.read().strip() or "another process"
+            holder = file.read().decode().strip() or "another process"
             raise FailureError(
                 f"{artifact}: is being written by {holder}. Wait for it to end, or stop it, then run this again"
             ) from None
-        file.truncate(0)
-        started = time.strftime("%Y-%m-%d %H:%M:%S")
-        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {started} ({command})")
-        file.flush()
+        _sign(file, artifact)
         try:
             yield
         finally:
             file.truncate(0)
+
+
+def _opened(artifact: Path) -> io.FileIO:
+    path = artifact.with_name(f".{artifact.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return io.FileIO(path, "a+")
+    except OSError as error:
+        raise refused(artifact, error) from error
+
+
+def _sign(file: io.FileIO, artifact: Path) -> None:
+    """Writes who holds the lock into it, for whoever finds it taken."""
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    try:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {started} ({command})".encode())
+    except OSError as error:
+        raise refused(artifact, error) from error

@@ -41,6 +41,13 @@ def _limited(arrays: Arrays, limit: int | None) -> Arrays:
     return images_nhwc[rows], labels_n[rows]
 
 
+def check_limit(dataset: str, limit: int | None) -> None:
+    """Raises UsageError for an unknown data set, or a limit that would leave a class empty."""
+    classes = len(source_named(dataset).class_names)
+    if limit is not None and limit < classes:
+        raise UsageError(f"--limit must be at least the number of classes ({classes}), got {limit}")
+
+
 def pack(
     dataset: str, folder: Path, data_dir: Path | None, limit: int | None, workers: int = 2, progress: Progress = silent
 ) -> DataRecord:
@@ -49,12 +56,11 @@ def pack(
     `limit` keeps that many rows of each split, class-balanced. Raises UsageError for a bad name or limit, FailureError
     when the source can't be found or a sample is bad.
     """
+    check_limit(dataset, limit)
     from toolkit.formats.beton_writer import write_beton
 
     source = source_named(dataset)
     classes = len(source.class_names)
-    if limit is not None and limit < classes:
-        raise UsageError(f"--limit must be at least the number of classes ({classes}), got {limit}")
     fingerprints, rows, shape = {}, {}, (0, 0)
     for split in SPLITS:
         images_nhwc, labels_n = _limited(source.load(split, data_dir), limit)

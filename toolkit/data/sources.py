@@ -43,14 +43,15 @@ def as_rgb(images: np.ndarray) -> np.ndarray:
 def _idx_array(path: Path) -> np.ndarray:
     """An array in LeCun's idx format, gzipped. Raises FailureError naming a damaged file."""
     import gzip
+    import zlib
 
     try:
         content = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
+        dimensions = content[3]
+        shape = np.frombuffer(content, ">u4", count=dimensions, offset=4)
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+    except (OSError, EOFError, zlib.error, IndexError, ValueError) as error:
         raise FailureError(f"{path}: damaged ({error}). Delete it, or name another --data-dir") from error
-    dimensions = content[3]
-    shape = np.frombuffer(content, ">u4", count=dimensions, offset=4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 
 
 def _idx_folder(name: str, torchvision_folder: str, data_dir: Path | None) -> Path | None:
@@ -68,6 +69,11 @@ def _load_idx(name: str, torchvision_class: str, split: str, data_dir: Path | No
     prefix = {"train": "train", "test": "t10k"}[split]
     images = _idx_array(folder / f"{prefix}-images-idx3-ubyte.gz")
     labels = _idx_array(folder / f"{prefix}-labels-idx1-ubyte.gz")
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise FailureError(
+            f"{folder}: the {split} images are of shape {images.shape}, their labels of {labels.shape}. "
+            "Delete them, or name another --data-dir"
+        )
     return as_rgb(images), labels.astype(np.int64)
 
 

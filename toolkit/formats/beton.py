@@ -121,11 +121,17 @@ def open_beton(path: Path, made_by: str = "kdtool pack") -> Beton:
         raise broken(f"holds the fields {', '.join(names)}, kdtool's hold {', '.join(FIELDS)}")
     records_n = np.fromfile(path, dtype=_RECORD, count=rows, offset=records_at)
     allocations = np.fromfile(path, dtype=_ALLOCATION, count=rows, offset=table)
+    if not np.array_equal(np.sort(allocations["row"]), np.arange(rows, dtype=np.uint64)):
+        raise broken("truncated or overwritten: its table does not name each row once")
     bytes_n = np.empty(rows, dtype=np.int64)
     bytes_n[allocations["row"].astype(np.int64)] = allocations["bytes"]
-    ends = records_n["image"]["ptr"].astype(np.int64) + bytes_n
-    if rows and int(ends.max()) > table:
+    images = records_n["image"]
+    room = table - bytes_n.clip(0, table)  # where a frame may begin; kept apart from ptr, whose sum could overflow
+    if np.any(bytes_n < 0) or np.any(bytes_n > table) or np.any(images["ptr"] > room.astype(np.uint64)):
         raise broken("truncated or overwritten: a frame lies beyond the last page")
+    raw_bytes_n = images["height"].astype(np.int64) * images["width"] * 3
+    if np.any((images["mode"] == _RAW) & (bytes_n != raw_bytes_n)):
+        raise broken("truncated or overwritten: a frame's bytes are not those of its size")
     return Beton(path, int(header["page_bytes"]), fields.tobytes(), records_n, bytes_n)
 
 
@@ -150,7 +156,8 @@ def cut(source: Beton, rows_m: np.ndarray, path: Path) -> None:
 
     The same rows give the same bytes, whatever wrote the source.
     """
-    records_m = source.records_n[rows_m].copy()
+    records_m = np.zeros(len(rows_m), dtype=_RECORD)  # so that the bytes between fields are zero too
+    records_m[:] = source.records_n[rows_m]
     bytes_m = source.bytes_n[rows_m]
     tables = _HEADER.itemsize + len(source.field_bytes) + records_m.nbytes
     start = -(-tables // source.page_bytes) * source.page_bytes

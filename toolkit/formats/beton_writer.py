@@ -44,7 +44,10 @@ class _Checked:
         self.samples, self.classes = samples, classes
 
     def __getitem__(self, row: int) -> tuple[np.ndarray, int, int]:
-        image, label = self.samples[row]
+        try:
+            image, label = self.samples[row]
+        except OSError as error:  # told apart here from one of the disk that is written to
+            raise FailureError(f"row {row}: could not be read ({error})") from error
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             raise FailureError(
@@ -52,17 +55,20 @@ class _Checked:
             )
         if 0 in image.shape or max(image.shape) >= 1 << 16:
             raise FailureError(f"row {row}: expected an image of 1 to 65,535 pixels a side, found {image.shape[:2]}")
-        if not 0 <= int(label) < self.classes:
+        if image.nbytes > PAGE_BYTES:
+            raise FailureError(f"row {row}: expected an image of at most {PAGE_BYTES:,} bytes, found {image.nbytes:,}")
+        if not isinstance(label, (int, np.integer)) or not 0 <= label < self.classes:
             raise FailureError(f"row {row}: expected a label from 0 to {self.classes - 1}, found {label}")
         return image, int(label), row
 
 
 def _reporting(work: Callable[..., None], errors: Any, *arguments: Any) -> None:
-    """Runs one of FFCV's workers; an error goes to the parent as text instead of to the user's screen."""
+    """Runs one of FFCV's workers; an error goes to the parent as its number in the operating system, if it has one,
+    and its text, instead of to the user's screen."""
     try:
         work(*arguments)
     except Exception as error:
-        errors.put(str(error) or type(error).__name__)
+        errors.put((getattr(error, "errno", None), str(error) or type(error).__name__))
         errors.close()
         errors.join_thread()
         os._exit(1)  # FFCV's other workers may wait on this one's page: no clean-up can be hoped for
@@ -123,11 +129,12 @@ class SupervisedWriter(DatasetWriter):
         if not codes:
             return
         try:
-            message = errors.get(timeout=1)
+            number, message = errors.get(timeout=1)
         except queue.Empty:
-            message = (
-                f"a writing process died (exit code {codes[0]}; a negative one is a signal, −9 often lack of memory)"
-            )
+            died = f"a writing process died (exit code {codes[0]}; a negative one is a signal, −9 often lack of memory)"
+            number, message = None, f"{died}. Pack again with fewer --workers"
+        if number is not None:
+            raise OSError(number, os.strerror(number))
         raise FailureError(message)
 
 
@@ -137,6 +144,8 @@ def write_beton(samples: Samples, path: Path, classes: int, workers: int = 2, pr
     Raises FailureError naming the first bad sample found, or the reason why a writing process died.
     """
     fields = dict(zip(FIELDS, (RGBImageField(write_mode="raw"), IntField(), IntField()), strict=True))
+    if len(samples) == 0:
+        raise FailureError(f"{path}: there are no samples to write")
     with whole_file(path) as temporary:
         writer = SupervisedWriter(str(temporary), fields, page_size=PAGE_BYTES, num_workers=workers, progress=progress)
         rows = range(len(samples))

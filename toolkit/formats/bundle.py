@@ -20,10 +20,11 @@ import numpy as np
 from toolkit.core.errors import FailureError
 from toolkit.core.files import read_json, write_json
 from toolkit.core.hashing import fingerprint
+from toolkit.core.records import record_of
 from toolkit.formats.beton import Beton, open_beton
-from toolkit.formats.dataset import DataRecord
+from toolkit.formats.dataset import DataRecord, check_images
 
-_MADE_BY = "kdtool build-subset --force"
+_MADE_BY = "kdtool build-subset --force, with its --frac and other settings"
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,39 @@ class SubsetRecord:
         names = ("method", "fraction", "balance", "seed", "scored_by", "index_only", "rows_fingerprint")
         return {**{name: getattr(self, name) for name in names}, "data": self.data["train_fingerprint"]}
 
+    @property
+    def made_by(self) -> str:
+        """The command that makes the bundle again."""
+        limit = self.data.get("limit")
+        said = {
+            "dataset": self.data.get("dataset"),
+            "limit": limit,
+            "frac": f"{self.fraction:g}",
+            "method": self.method,
+            "score": self.scored_by and self.scored_by.split(" of ")[0],
+            "seed": self.seed,
+            "name": self.name,
+        }
+        options = [f"--{name} {value}" for name, value in said.items() if value is not None]
+        flags = ["--no-balance"] * (not self.balance) + ["--index-only"] * self.index_only
+        return " ".join(["kdtool build-subset", *options, *flags, "--force"])
+
 
 def rows_fingerprint(rows_m: np.ndarray) -> str:
     return fingerprint(np.ascontiguousarray(rows_m, dtype="<i8"))
+
+
+@dataclass(frozen=True)
+class _LoaderRecord:
+    """What loader.json says."""
+
+    file: str
+    order: str
+    seed: int
+    drop_last: bool
+    fields: list[str]
+    indices: list  # of integers: millions, so numpy is left to find the one that is none
+    rows: list
 
 
 @dataclass(frozen=True)
@@ -63,33 +94,49 @@ class Bundle:
     data: DataRecord
 
     @cached_property
-    def _loader(self) -> dict[str, Any]:
-        return read_json(self.folder / "loader.json", _MADE_BY)
+    def _loader(self) -> _LoaderRecord:
+        path, made_by = self.folder / "loader.json", self.record.made_by
+        try:
+            return record_of(_LoaderRecord, read_json(path, made_by))
+        except ValueError as error:
+            raise FailureError(f"{path}: not a loader record of this version ({error}). Run: {made_by}") from error
+
+    def _numbers(self, name: str) -> np.ndarray:
+        try:
+            return np.asarray(getattr(self._loader, name), dtype=np.int64)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise FailureError(
+                f"{self.folder / 'loader.json'}: {name} are not all integers ({error}). Run: {self.record.made_by}"
+            ) from error
 
     @cached_property
     def rows_m(self) -> np.ndarray:
         """The rows' numbers in the packed data, increasing. Raises FailureError when they are not those recorded."""
-        rows_m = np.asarray(self._loader.get("rows", []), dtype=np.int64)
+        rows_m = self._numbers("rows")
         if rows_fingerprint(rows_m) != self.record.rows_fingerprint:
-            raise FailureError(f"{self.folder / 'loader.json'}: its rows are not those of subset.json. Run: {_MADE_BY}")
+            raise FailureError(
+                f"{self.folder / 'loader.json'}: its rows are not those of subset.json. Run: {self.record.made_by}"
+            )
         return rows_m
 
     @property
     def indices_m(self) -> np.ndarray:
         """The rows' positions in the image file, increasing."""
-        return np.asarray(self._loader["indices"], dtype=np.int64)
+        return self._numbers("indices")
 
     @property
     def images_path(self) -> Path:
-        return self.folder / self._loader["file"]
+        return self.folder / self._loader.file
 
     def images(self) -> Beton:
         """The image file, checked to hold the subset's rows. Raises FailureError when it does not."""
-        beton = open_beton(self.images_path, _MADE_BY)
-        if len(self.indices_m) and self.indices_m[-1] >= len(beton):
-            raise FailureError(f"{beton.path}: holds {len(beton)} rows, too few for this subset. Run: {_MADE_BY}")
-        if not np.array_equal(beton.rows_n[self.indices_m], self.rows_m):
-            raise FailureError(f"{beton.path}: its rows are not those of subset.json. Run: {_MADE_BY}")
+        made_by, indices_m = self.record.made_by, self.indices_m
+        beton = open_beton(self.images_path, made_by)
+        if len(indices_m) and not (indices_m.min() >= 0 and indices_m.max() < len(beton)):
+            raise FailureError(f"{beton.path}: holds {len(beton)} rows, too few for this subset. Run: {made_by}")
+        if not np.array_equal(beton.rows_n[indices_m], self.rows_m):
+            raise FailureError(f"{beton.path}: its rows are not those of subset.json. Run: {made_by}")
+        check_images(beton, self.data, made_by)
         return beton
 
     def targets_path(self, teacher: str) -> Path:
@@ -114,10 +161,14 @@ def open_bundle(folder: Path) -> Bundle:
     path = folder / "subset.json"
     record = read_json(path, "kdtool build-subset --frac 0.5")
     try:
-        subset = SubsetRecord(**record)
-    except TypeError as error:
+        subset = record_of(SubsetRecord, record)
+        made_by = subset.made_by
+    except ValueError as error:
         raise FailureError(f"{path}: not a subset of this version ({error}). Run: {_MADE_BY}") from error
-    return Bundle(folder, subset, DataRecord.from_record(subset.data, path))
+    bundle = Bundle(folder, subset, DataRecord.from_record(subset.data, path, made_by))
+    if len(bundle.rows_m) != subset.rows:
+        raise FailureError(f"{path}: says {subset.rows} rows, loader.json {len(bundle.rows_m)}. Run: {made_by}")
+    return bundle
 
 
 def write_bundle_records(

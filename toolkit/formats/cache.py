@@ -25,12 +25,16 @@ import h5py
 import numpy as np
 
 from toolkit.core.errors import FailureError, UsageError, unknown_name
-from toolkit.core.files import whole_file
+from toolkit.core.files import DeferringFile, whole_file
+from toolkit.core.records import record_of
 from toolkit.views.plan import Plan
 
 SCHEMA = 1
 BLOCK_ROWS = 8192
 DTYPES = ("float16", "float32")
+
+# What h5py raises somewhere within a damaged file.
+_DAMAGE = (OSError, RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,8 @@ class CacheRecord:
 class CacheWriter:
     """Writes datasets block by block, each with its checksums. See `new_cache`."""
 
-    def __init__(self, file: h5py.File) -> None:
-        self._file = file
+    def __init__(self, file: h5py.File, disk: DeferringFile) -> None:
+        self._file, self._disk = file, disk
 
     def write(self, name: str, array: np.ndarray, **attributes: Any) -> None:
         blocks = (array[start : start + BLOCK_ROWS] for start in range(0, len(array), BLOCK_ROWS))
@@ -89,19 +93,20 @@ class CacheWriter:
             raise ValueError(f"{name}: {start} rows written, {shape[0]} promised")
         dataset.attrs.update(attributes)
         self._file.create_dataset(f"checksums/{name}", data=np.array(checksums, dtype=np.uint32))
+        self._disk.check()
 
 
 @contextmanager
 def new_cache(path: Path, record: CacheRecord) -> Iterator[CacheWriter]:
     """A cache that appears at `path` whole, when the block ends without an error."""
-    with whole_file(path) as temporary:
-        try:
-            with h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
-                file.attrs["schema"] = SCHEMA
-                file.attrs["record"] = json.dumps(asdict(record))
-                yield CacheWriter(file)
-        except RuntimeError as error:  # HDF5's word for a failed write when a file is closed
-            raise OSError(str(error).splitlines()[0]) from error
+    with (
+        whole_file(path) as temporary,
+        DeferringFile(temporary) as disk,
+        h5py.File(disk, "w", libver=("earliest", "v110")) as file,
+    ):
+        file.attrs["schema"] = SCHEMA
+        file.attrs["record"] = json.dumps(asdict(record))
+        yield CacheWriter(file, disk)
 
 
 class CacheReader:
@@ -121,12 +126,18 @@ class CacheReader:
     @property
     def scores(self) -> dict[str, dict[str, str]]:
         """The names of the scores, each with its definition, paper and equation."""
-        return {name: dict(dataset.attrs) for name, dataset in self._file.get("scores", {}).items()}
+        try:
+            return {name: dict(dataset.attrs) for name, dataset in self._file.get("scores", {}).items()}
+        except _DAMAGE as error:
+            raise self._unreadable("scores", error) from error
 
     @property
     def bytes_per_view(self) -> int:
         dataset = self._dataset("slots/0/logits")
         return dataset.dtype.itemsize * dataset.shape[1]
+
+    def _unreadable(self, name: str, error: BaseException) -> FailureError:
+        return FailureError(f"{self.path}: /{name} can't be read ({_reason(error)}). Run: {self._made_by}")
 
     def _dataset(self, name: str) -> h5py.Dataset:
         if name not in self._file or f"checksums/{name}" not in self._file:
@@ -139,8 +150,8 @@ class CacheReader:
         try:
             block = dataset[number * BLOCK_ROWS : (number + 1) * BLOCK_ROWS]
             expected = int(self._file[f"checksums/{name}"][number])
-        except (OSError, ValueError, IndexError) as error:
-            raise FailureError(f"{self.path}: /{name} can't be read ({error}). Run: {self._made_by}") from error
+        except _DAMAGE as error:
+            raise self._unreadable(name, error) from error
         if zlib.crc32(np.ascontiguousarray(block).data) != expected:
             raise FailureError(
                 f"{self.path}: /{name}, rows from {number * BLOCK_ROWS}, fails its checksum. Run: {self._made_by}"
@@ -181,12 +192,41 @@ class CacheReader:
 
     def dataset_names(self) -> list[str]:
         names: list[str] = []
-        self._file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        try:
+            self._file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        except _DAMAGE as error:
+            raise self._unreadable("", error) from error
         return [name for name in names if not name.startswith("checksums/")]
 
     def verify(self) -> int:
         """Reads every block of every dataset against its checksum; returns how many."""
         return sum(1 for name in self.dataset_names() for _ in self.blocks(name))
+
+
+def _reason(error: BaseException) -> str:
+    """An error of h5py in one short line."""
+    return (str(error.args[0] if error.args else "").splitlines() or [type(error).__name__])[0][:160]
+
+
+def _checked_record(file: h5py.File) -> CacheRecord:
+    """Raises ValueError when it is not there, not of this schema, or does not describe the datasets in the file."""
+    schema = file.attrs.get("schema", "none")
+    if not np.array_equal(schema, SCHEMA):
+        raise ValueError(f"expected schema {SCHEMA}, found {schema}")
+    record = record_of(CacheRecord, json.loads(str(file.attrs.get("record", ""))))
+    if record.dtype not in DTYPES or not 1 <= record.slots <= record_of(Plan, record.plan).size:
+        raise ValueError(f"its record says {record.slots} views, of type {record.dtype}")
+    rows, test_rows = (len(file[name]) if name in file else -1 for name in ("rows", "test/labels"))
+    shapes: dict[str, tuple[int, ...]] = {"rows": (rows,), "labels": (rows,), "test/labels": (test_rows,)}
+    shapes |= {f"slots/{slot}/logits": (rows, record.classes) for slot in range(record.slots)}
+    shapes["test/logits"] = (test_rows, record.classes)
+    for name, shape in shapes.items():
+        found = file[name].shape if name in file else None
+        if found is None:
+            raise ValueError(f"lacks /{name}")
+        if found != shape:
+            raise ValueError(f"/{name} is of shape {found}, not {shape}")
+    return record
 
 
 @contextmanager
@@ -197,14 +237,10 @@ def open_cache(path: Path, made_by: str = "kdtool cache-teacher --force") -> Ite
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        reason = str(error).splitlines()[0][:160]
-        raise FailureError(f"{path}: not a readable HDF5 file ({reason}). Run: {made_by}") from error
+        raise FailureError(f"{path}: not a readable HDF5 file ({_reason(error)}). Run: {made_by}") from error
     with file:
-        if file.attrs.get("schema") != SCHEMA:
-            found = file.attrs.get("schema", "none")
-            raise FailureError(f"{path}: expected a cache of schema {SCHEMA}, found {found}. Run: {made_by}")
         try:
-            record = CacheRecord(**json.loads(file.attrs["record"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise FailureError(f"{path}: its record is not readable ({error}). Run: {made_by}") from error
+            record = _checked_record(file)
+        except (*_DAMAGE, FailureError) as error:
+            raise FailureError(f"{path}: not a cache of this version ({_reason(error)}). Run: {made_by}") from error
         yield CacheReader(file, path, record, made_by)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from toolkit.core.errors import FailureError
-from toolkit.core.files import whole_file
+from toolkit.core.files import DeferringFile, whole_file
 from toolkit.core.hashing import fingerprint
+from toolkit.core.records import record_of
 
 _FORMAT = "kdtool checkpoint 1"
 
@@ -43,11 +44,8 @@ class Checkpoint:
 
 
 def save_torch(path: Path, content: dict[str, Any]) -> None:
-    with whole_file(path) as temporary:
-        try:
-            torch.save(content, temporary)
-        except RuntimeError as error:  # torch's zip writer reports a full disk this way
-            raise OSError(str(error).splitlines()[0]) from error
+    with whole_file(path) as temporary, DeferringFile(temporary) as disk:
+        torch.save(content, disk)
 
 
 def load_torch(path: Path, made_by: str) -> dict[str, Any]:
@@ -56,7 +54,10 @@ def load_torch(path: Path, made_by: str) -> dict[str, Any]:
         raise FailureError(f"{path}: not found. Run: {made_by}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:  # torch's own message advises to load it unsafely
+        reason = "it is none, or holds more than tensors and plain values, which is never loaded"
+        raise FailureError(f"{path}: not a readable checkpoint ({reason}). Run: {made_by}") from error
+    except (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise FailureError(f"{path}: not a readable checkpoint ({reason}). Run: {made_by}") from error
     if not isinstance(content, dict):
@@ -76,6 +77,6 @@ def load_checkpoint(path: Path, made_by: str = "kdtool train-teacher") -> Checkp
     if content.pop("format", None) != _FORMAT:
         raise FailureError(f"{path}: not a kdtool checkpoint ('{_FORMAT}'). Run: {made_by}")
     try:
-        return Checkpoint(**content)
-    except TypeError as error:
+        return record_of(Checkpoint, content)
+    except ValueError as error:
         raise FailureError(f"{path}: not a checkpoint of this version ({error}). Run: {made_by}") from error

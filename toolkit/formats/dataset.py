@@ -9,8 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from toolkit.core.errors import FailureError
 from toolkit.core.files import read_json, write_json
+from toolkit.core.records import record_of
 from toolkit.formats.beton import Beton, open_beton
 from toolkit.views.plan import Plan
 
@@ -50,17 +53,39 @@ class DataRecord:
         return asdict(self)
 
     @classmethod
-    def from_record(cls, record: dict[str, Any], source: Path) -> DataRecord:
+    def from_record(cls, record: dict[str, Any], source: Path, made_by: str) -> DataRecord:
+        """Raises FailureError, naming `source`, when the record is not one of this version or contradicts itself."""
         try:
-            return cls(**record)
-        except TypeError as error:
-            raise FailureError(
-                f"{source}: not a data record of this version ({error}). Run: kdtool pack --force"
-            ) from error
+            data = record_of(cls, record)
+            data.plan  # noqa: B018 - an unknown family is refused here
+            counts = (data.classes, data.height, data.width, data.train_rows, data.test_rows)
+            channels = (len(data.mean), len(data.std))
+            if min(counts) < 1 or len(data.class_names) != data.classes or channels != (3, 3) or min(data.std) <= 0:
+                raise ValueError("its numbers can't be")
+        except ValueError as error:
+            raise FailureError(f"{source}: not a data record of this version ({error}). Run: {made_by}") from error
+        return data
 
 
 def data_key(dataset: str, limit: int | None) -> str:
     return dataset if limit is None else f"{dataset}-limit-{limit}"
+
+
+def check_images(beton: Beton, record: DataRecord, made_by: str) -> None:
+    """Raises FailureError unless every image has the record's size and every label is one of its classes."""
+    images, labels_n = beton.records_n["image"], beton.labels_n
+    if np.any(images["height"] != record.height) or np.any(images["width"] != record.width):
+        raise FailureError(
+            f"{beton.path}: its images are not all of {record.height} × {record.width} pixels. Run: {made_by}"
+        )
+    if len(beton) and not (labels_n.min() >= 0 and labels_n.max() < record.classes):
+        raise FailureError(f"{beton.path}: its labels are not all from 0 to {record.classes - 1}. Run: {made_by}")
+
+
+def pack_command(key: str) -> str:
+    """The command that makes the packed data in the folder `key` again; see `data_key`."""
+    dataset, _, limit = key.partition("-limit-")
+    return f"kdtool pack --dataset {dataset}{limit and f' --limit {limit}'} --force"
 
 
 @dataclass(frozen=True)
@@ -70,20 +95,19 @@ class PackedData:
 
     def split(self, name: str) -> Beton:
         """`train` or `test`, its tables checked. Raises FailureError when the file is missing, damaged or another."""
-        record = self.record
-        limit = "" if record.limit is None else f" --limit {record.limit}"
-        made_by = f"kdtool pack --dataset {record.dataset}{limit} --force"
+        record, made_by = self.record, pack_command(self.record.key)
         beton = open_beton(self.folder / f"{name}.beton", made_by)
         expected = {"train": record.train_rows, "test": record.test_rows}[name]
         if len(beton) != expected:
             raise FailureError(f"{beton.path}: holds {len(beton)} rows, data.json says {expected}. Run: {made_by}")
+        check_images(beton, record, made_by)
         return beton
 
 
 def open_packed(folder: Path) -> PackedData:
     """Raises FailureError where `folder` holds no packed data."""
-    path = folder / "data.json"
-    return PackedData(folder, DataRecord.from_record(read_json(path, "kdtool pack"), path))
+    path, made_by = folder / "data.json", pack_command(folder.name)
+    return PackedData(folder, DataRecord.from_record(read_json(path, made_by), path, made_by))
 
 
 def write_record(folder: Path, record: DataRecord) -> None:

@@ -26,6 +26,7 @@ with torch_threads_kept():
     from ffcv.fields.rgb_image import SimpleRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
     from ffcv.transforms import ToTensor
+    from numba.core.config import NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 
 ORDERS = {"sequential": OrderOption.SEQUENTIAL, "random": OrderOption.RANDOM}
 
@@ -62,7 +63,7 @@ def open_loader(
         return Loader(
             str(path),
             batch_size=batch_size,
-            num_workers=workers,
+            num_workers=min(workers, NUMBA_NUM_THREADS),  # Numba refuses more than it began with
             order=ORDERS[order],
             seed=seed,
             indices=rows_m,

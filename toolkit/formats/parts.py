@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.core.errors import FailureError
-from toolkit.core.files import read_json, whole_file, write_json
+from toolkit.core.files import read_json, whole_file, whole_folder, write_json
 
 
 class Parts:
@@ -19,11 +19,10 @@ class Parts:
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         """Raises FailureError, naming what differs, when the folder holds parts of other work."""
-        self.folder = folder
+        self.folder, self._identity = folder, identity
         identity = json.loads(json.dumps(identity))  # as it will be read back
-        path = folder / "identity.json"
-        if path.is_file():
-            found = read_json(path, "the same command with --force")
+        if folder.is_dir():
+            found = read_json(folder / "identity.json", "the same command with --force")
             names = [name for name in {**found, **identity} if found.get(name) != identity.get(name)]
             if names:
                 differences = ", ".join(f"{name} was {found.get(name)}, now {identity.get(name)}" for name in names)
@@ -31,8 +30,6 @@ class Parts:
                     f"{folder}: unfinished work of another kind ({differences}). "
                     "Repeat the command that began it, or pass --force to throw it away"
                 )
-        else:
-            write_json(path, identity)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.npz"
@@ -41,17 +38,29 @@ class Parts:
         return self._path(key).is_file()
 
     def save(self, key: str, **arrays: np.ndarray) -> None:
-        with whole_file(self._path(key)) as temporary, temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+        """The folder appears with its first part, so that work which fails before leaves nothing."""
+        if self.folder.is_dir():
+            _write(self._path(key), arrays)
+            return
+        with whole_folder(self.folder) as temporary:
+            write_json(temporary / "identity.json", self._identity)
+            _write(temporary / self._path(key).name, arrays)
 
     def load(self, key: str, name: str) -> np.ndarray:
         try:
             with np.load(self._path(key), allow_pickle=False) as arrays:
                 return arrays[name]
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise FailureError(
                 f"{self._path(key)}: damaged ({error}). Delete it and run the same command again"
             ) from error
 
     def discard(self) -> None:
-        shutil.rmtree(self.folder)
+        """Does nothing when no part was saved."""
+        if self.folder.is_dir():
+            shutil.rmtree(self.folder)
+
+
+def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)

@@ -8,11 +8,15 @@ from pathlib import Path
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.files import read_json
 
+_NAME_BYTES = 200  # a file system's 255, less what the temporary and the lock file add
+
 
 def checked_name(name: str, option: str = "--name") -> str:
-    """A name that is one plain folder. Raises UsageError for path separators, blanks at the front, or nothing."""
-    if not name or name.startswith((".", "-")) or any(sign in name for sign in "/\\\0\n"):
+    """A name that is one plain folder. Raises UsageError for path separators, blanks at either end, or nothing."""
+    if name != name.strip() or not name or name.startswith((".", "-")) or any(sign in name for sign in "/\\\0\n"):
         raise UsageError(f"{option} must be a plain folder name without slashes, got '{name}'")
+    if len(name.encode()) > _NAME_BYTES:
+        raise UsageError(f"{option} must be at most {_NAME_BYTES} bytes long, got {len(name.encode())}")
     return name
 
 

@@ -31,7 +31,7 @@ def build_model(arch: str, classes: int, width: int = 16, seed: int = 0) -> nn.M
     `seed` gives the same weights; torch's global generator is left as it was. Raises UsageError for unknown names.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs' generators
         if arch in CIFAR_RESNETS:
             if width < 1:
                 raise UsageError(f"--width must be at least 1, got {width}")
@@ -39,7 +39,8 @@ def build_model(arch: str, classes: int, width: int = 16, seed: int = 0) -> nn.M
         name = arch.removeprefix("torchvision:")
         known = _torchvision_names()
         if name not in known:
-            raise unknown_name("architecture", arch, [*CIFAR_RESNETS, *known])
+            prefixed = [f"torchvision:{known_name}" for known_name in known]
+            raise unknown_name("architecture", arch, [*CIFAR_RESNETS, *(known if name == arch else prefixed)])
         if width != 16:
             raise UsageError(f"--width belongs to the CIFAR-style ResNets ({', '.join(CIFAR_RESNETS)}), not to {arch}")
         from torchvision.models import get_model
@@ -89,7 +90,7 @@ def _counted(model: nn.Module) -> nn.Module:
 
     def count(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         _Ledger.images += args[0].shape[0]
-        model.images_seen += args[0].shape[0]  # type: ignore[operator,assignment]
+        module.images_seen += args[0].shape[0]  # type: ignore[operator,assignment]
 
     model.images_seen = 0  # type: ignore[assignment]
     model.register_forward_pre_hook(count)

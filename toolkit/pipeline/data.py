@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from toolkit.core.errors import UsageError
+from toolkit.core.files import whole_folder
 from toolkit.core.locks import only_writer
 from toolkit.core.progress import Progress, silent
-from toolkit.data.pack import pack
-from toolkit.data.sources import source_named
-from toolkit.formats.dataset import PackedData, data_key, open_packed, write_record
+from toolkit.data.pack import check_limit, pack
+from toolkit.formats.dataset import SPLITS, PackedData, data_key, open_packed, write_record
 from toolkit.formats.workspace import Workspace
 
 
@@ -23,8 +24,12 @@ def pack_data(
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Packs `dataset` into the workspace, unless it is there already. Raises UsageError or FailureError."""
+    if workers < 1:
+        raise UsageError(f"--workers must be at least 1, got {workers}")
     packed = ensure_packed(workspace, dataset, data_dir, limit, force, workers, progress)
     record = packed.record
+    for split in SPLITS:
+        packed.split(split)  # what was there already is looked at before it is said to be there
     return {
         "path": str(packed.folder),
         "dataset": record.dataset,
@@ -45,11 +50,9 @@ def ensure_packed(
     progress: Progress = silent,
 ) -> PackedData:
     """The packed data, made now if they are missing (or `force`)."""
-    source_named(dataset)
+    check_limit(dataset, limit)
     folder = workspace.data(data_key(dataset, limit))
-    record = folder / "data.json"
-    if force or not record.is_file():
-        with only_writer(record):
-            record.unlink(missing_ok=True)  # a killed pack must not leave an old record beside new pixels
-            write_record(folder, pack(dataset, folder, data_dir, limit, workers, progress))
+    if force or not (folder / "data.json").is_file():
+        with only_writer(folder), whole_folder(folder) as temporary:
+            write_record(temporary, pack(dataset, temporary, data_dir, limit, workers, progress))
     return open_packed(folder)

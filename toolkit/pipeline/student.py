@@ -3,44 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
-from toolkit.core.errors import FailureError, UsageError
+from toolkit.core.errors import FailureError
 from toolkit.core.files import read_json, write_json
 from toolkit.core.locks import only_writer
 from toolkit.core.progress import Progress, silent
 from toolkit.core.recipes import Recipe, resolve_recipe
 from toolkit.core.versions import command_line, now, versions
 from toolkit.distill.losses import distillation_loss
-from toolkit.distill.settings import DistillSettings, resolve_match
+from toolkit.distill.settings import DistillSettings
 from toolkit.formats.bundle import Bundle, open_bundle
-from toolkit.formats.cache import CacheRecord, open_cache
 from toolkit.formats.checkpoint import Checkpoint, save_checkpoint
 from toolkit.formats.dataset import PackedData
 from toolkit.formats.workspace import Workspace
 from toolkit.models.zoo import build_model, images_seen
 from toolkit.pipeline.data import ensure_packed
+from toolkit.pipeline.knowledge import Knowledge, load_knowledge
 from toolkit.pipeline.runtime import Compute, compute_on
-from toolkit.pipeline.teacher import PRETRAINED, unchanged
+from toolkit.pipeline.teacher import unchanged
 from toolkit.training.evaluate import predict, top1
 from toolkit.training.loop import EpochResult, Trainer
 from toolkit.training.resident import ResidentSource
 from toolkit.training.run import run_to_end
-from toolkit.training.showing import Targets
-
-
-@dataclass(frozen=True)
-class _Knowledge:
-    """A teacher's logits for a bundle's rows, where they come from, and its own predictions on the test split."""
-
-    targets: Targets
-    record: CacheRecord
-    test_classes: np.ndarray
 
 
 def distill(
@@ -83,7 +72,7 @@ def distill(
     batches_per_epoch = -(-bundle.record.rows // settled.batch_size)
     steps = iterations or settled.epochs * batches_per_epoch
     settled = replace(settled, epochs=-(-steps // batches_per_epoch))
-    knowledge = None if alpha == 0 else _knowledge(bundle, teacher, asked, settled.epochs, views)
+    knowledge = None if alpha == 0 else load_knowledge(bundle, teacher, match, settled.epochs, views)
     settings = _settings(bundle, knowledge, asked, settled, compute, recipe, arch, width, seed, steps)
     folder = workspace.run(name or _default_name(settings, iterations))
     finished = folder / "run.json"
@@ -130,7 +119,7 @@ def distill(
 
 def _settings(
     bundle: Bundle,
-    knowledge: _Knowledge | None,
+    knowledge: Knowledge | None,
     asked: DistillSettings,
     settled: Recipe,
     compute: Compute,
@@ -177,7 +166,7 @@ def _default_name(settings: dict[str, Any], iterations: int | None) -> str:
 
 
 def _source(
-    bundle: Bundle, knowledge: _Knowledge | None, batch_size: int, seed: int, compute: Compute
+    bundle: Bundle, knowledge: Knowledge | None, batch_size: int, seed: int, compute: Compute
 ) -> ResidentSource:
     images = bundle.images()
     return ResidentSource(
@@ -195,55 +184,6 @@ def _source(
     )
 
 
-def choose_teacher(bundle: Bundle, teacher: str | None) -> str:
-    """The teacher whose targets are used: the one named, the data set's default, or the only one there is.
-
-    Raises FailureError when the bundle lacks them, UsageError when one must be named.
-    """
-    held = bundle.teachers()
-    if not held or (teacher is not None and teacher not in held):
-        found = f"holds targets of {', '.join(held)}" if held else "holds no targets"
-        wanted = "" if teacher is None else f", not of {teacher}"
-        option = "" if teacher is None else f" --teacher {teacher}"
-        raise FailureError(
-            f"{bundle.folder}: {found}{wanted}. Run: kdtool cache-teacher --subset {bundle.record.name}{option}, "
-            "or kdtool cache-teacher and build-subset again, or train without a teacher: --alpha 0"
-        )
-    default = PRETRAINED.get(bundle.data.dataset)
-    if teacher is None and len(held) > 1 and default not in held:
-        raise UsageError(f"{bundle.folder}: holds targets of {', '.join(held)}. Name one with --teacher")
-    return teacher or (default if default in held else held[0])
-
-
-def _knowledge(
-    bundle: Bundle, teacher: str | None, asked: DistillSettings, epochs: int, views: int | None
-) -> _Knowledge:
-    """The logits to learn from. Raises FailureError when they are not for this bundle's rows and views."""
-    name = choose_teacher(bundle, teacher)
-    made_by = f"kdtool cache-teacher --subset {bundle.record.name} --teacher {name} --force"
-    with open_cache(bundle.targets_path(name), made_by) as cache:
-        plan = bundle.data.plan
-        if cache.record.classes != bundle.data.classes:
-            raise FailureError(
-                f"{cache.path}: targets over {cache.record.classes} classes, the data have {bundle.data.classes}. "
-                f"Run: {made_by}"
-            )
-        same_data = cache.record.data_fingerprint == bundle.data.train_fingerprint
-        if not same_data or not np.array_equal(cache.read("rows"), bundle.rows_m):
-            raise FailureError(f"{cache.path}: made from other data or other rows than the bundle's. Run: {made_by}")
-        if cache.plan != plan:
-            raise FailureError(
-                f"{cache.path}: cached on views of plan {cache.plan.fingerprint} ({cache.plan.family}, padding "
-                f"{cache.plan.padding}), the student's is {plan.fingerprint} ({plan.family}, padding {plan.padding}). "
-                f"Run: {made_by}"
-            )
-        slots = cache.slots if views is None else views
-        if not 1 <= slots <= cache.slots:
-            raise UsageError(f"--views must be 1 to {cache.slots}, which {cache.path} holds, got {slots}")
-        targets = Targets(cache.logits(slots), resolve_match(asked.match, slots, epochs, plan.size))
-        return _Knowledge(targets, cache.record, cache.read("test/logits").argmax(axis=1))
-
-
 def _test_data(workspace: Workspace, bundle: Bundle, data_dir: Path | None, progress: Progress) -> PackedData:
     """The packed test split. Raises FailureError when it is not the one the subset knows."""
     known = bundle.data
@@ -257,7 +197,7 @@ def _test_data(workspace: Workspace, bundle: Bundle, data_dir: Path | None, prog
 
 
 def _test_scores(
-    model: nn.Module, data: PackedData, knowledge: _Knowledge | None, compute: Compute
+    model: nn.Module, data: PackedData, knowledge: Knowledge | None, compute: Compute
 ) -> dict[str, float | None]:
     """`top1`, and `agreement` with the teacher's own predictions (None without a teacher), in percent."""
     test, record = data.split("test"), data.record

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 
-from toolkit.core.errors import FailureError, UsageError
-from toolkit.core.hashing import rng_for
+from toolkit.core.errors import FailureError, UsageError, unknown_name
+from toolkit.core.hashing import checked_seed, rng_for
 from toolkit.core.locks import only_writer
 from toolkit.core.progress import Progress, silent
 from toolkit.core.versions import command_line, now, versions
 from toolkit.formats.bundle import Bundle, SubsetRecord, open_bundle, rows_fingerprint
-from toolkit.formats.cache import open_cache
+from toolkit.formats.cache import CacheReader, open_cache
 from toolkit.formats.dataset import PackedData
 from toolkit.formats.workspace import Workspace, checked_name
 from toolkit.pipeline.data import ensure_packed
 from toolkit.pipeline.teacher import find_teacher
 from toolkit.selection import choose
 from toolkit.selection.methods import METHODS
-from toolkit.subset.cut import cut_images, cut_targets
+from toolkit.subset.cut import cut_bundle, cut_targets
 
 _SALT = 0x5E1EC7
 
@@ -47,12 +47,15 @@ def build_subset(
     same rows and the same files; a bundle that is there only gets the targets it lacks. Raises UsageError or
     FailureError.
     """
-    if method in METHODS and not METHODS[method].needs_score and score is not None:
+    if method not in METHODS:
+        raise unknown_name("method", method, list(METHODS))
+    if not METHODS[method].needs_score and score is not None:
         raise UsageError(f"--score has no meaning for --method {method}. Leave it out, or use --method hardest")
+    checked_seed(seed)
     data = ensure_packed(workspace, dataset, data_dir, limit, progress=progress)
     train = data.split("train")
     scores_n, scored_by = None, None
-    if method in METHODS and METHODS[method].needs_score:
+    if METHODS[method].needs_score:
         scores_n, scored_by = _score(workspace, data, teacher, score or "el2n")
     try:
         rows_m = choose(method, train.labels_n, frac, rng_for(seed, _SALT), scores_n, balance)
@@ -64,7 +67,7 @@ def build_subset(
     unbalanced = "" if balance else "-global"
     indexed = "-index" if index_only else ""
     default = f"{data.record.key}-{method}{by}{unbalanced}{indexed}-{frac:g}-s{seed}"
-    folder = workspace.root / "subsets" / checked_name(name or default)
+    folder = workspace.root / "subsets" / checked_name(default if name is None else name)
     labels, counts = np.unique(train.labels_n[rows_m], return_counts=True)
     record = SubsetRecord(
         name=folder.name,
@@ -83,12 +86,16 @@ def build_subset(
         created=now(),
         versions=versions(),
     )
-    with only_writer(folder):
+    with only_writer(folder), ExitStack() as stack:
+        caches = _caches(stack, workspace, data, teacher)
         if force or not (folder / "subset.json").is_file():
-            record = cut_images(train, rows_m, record, folder)
+            record = cut_bundle(train, rows_m, record, folder, caches)
         else:
-            record = _same(open_bundle(folder), record)
-        targets = _cut_all_targets(workspace, open_bundle(folder), teacher)
+            bundle = open_bundle(folder)
+            record = _same(bundle, record)
+            for cache in caches:
+                if _adds(bundle, cache):
+                    cut_targets(cache, bundle)
     return {
         "path": str(folder),
         "name": record.name,
@@ -96,24 +103,29 @@ def build_subset(
         "fraction": frac,
         "method": method,
         "bytes": record.bytes,
-        "targets": targets,
+        "targets": open_bundle(folder).teachers(),
     }
 
 
 def _score(workspace: Workspace, data: PackedData, teacher: str | None, score: str) -> tuple[np.ndarray, str]:
     """(the score of every row, its description) from the teacher's cache."""
-    name, _ = find_teacher(workspace, teacher, data.record.dataset)
-    path = workspace.cache(name, data.record.limit)
-    if not path.is_file():
-        raise FailureError(
-            f"{path}: not found, and scores come from it. Run: kdtool cache-teacher --dataset {data.record.dataset}"
-        )
-    with open_cache(path) as cache:
-        if cache.record.data_fingerprint != data.record.train_fingerprint:
-            raise FailureError(
-                f"{path}: of other data ({cache.record.data_fingerprint}). Run: kdtool cache-teacher --force"
-            )
+    with ExitStack() as stack:
+        name, _ = find_teacher(workspace, teacher, data.record.dataset)
+        cache = _cache(stack, workspace, data, name)
         return cache.score(score), f"{score} of {cache.record.teacher}"
+
+
+def _cache(stack: ExitStack, workspace: Workspace, data: PackedData, teacher: str) -> CacheReader:
+    """The teacher's cache of these data. Raises FailureError when it is missing, damaged or of others."""
+    limit = "" if data.record.limit is None else f" --limit {data.record.limit}"
+    made_by = f"kdtool cache-teacher --dataset {data.record.dataset}{limit} --teacher {teacher} --force"
+    cache = stack.enter_context(open_cache(workspace.cache(teacher, data.record.limit), made_by))
+    if cache.record.data_fingerprint != data.record.train_fingerprint:
+        raise FailureError(
+            f"{cache.path}: made from {cache.record.dataset} ({cache.record.data_fingerprint}), but the data are "
+            f"{data.record.key} ({data.record.train_fingerprint}). Run: {made_by}"
+        )
+    return cache
 
 
 def _same(bundle: Bundle, wanted: SubsetRecord) -> SubsetRecord:
@@ -128,23 +140,25 @@ def _same(bundle: Bundle, wanted: SubsetRecord) -> SubsetRecord:
     return bundle.record
 
 
-def _cut_all_targets(workspace: Workspace, bundle: Bundle, teacher: str | None) -> list[str]:
-    """Cuts targets from every cache of these data that adds views to the bundle; returns the bundle's teachers."""
-    limit = bundle.data.limit
-    for path in sorted(workspace.root.glob(f"teachers/*/{workspace.cache('x', limit).name}")):
-        if teacher is not None and path.parent.name != Path(teacher).stem:
-            continue
-        with open_cache(path) as cache:
-            if cache.record.data_fingerprint == bundle.data.train_fingerprint and _adds(
-                bundle, cache.record.teacher, cache
-            ):
-                cut_targets(cache, bundle)
-    return bundle.teachers()
+def _caches(stack: ExitStack, workspace: Workspace, data: PackedData, teacher: str | None) -> list[CacheReader]:
+    """The named teacher's cache, or every one of these data. Raises FailureError for a damaged one."""
+    if teacher is not None:
+        name, _ = find_teacher(workspace, teacher, data.record.dataset)
+        return [_cache(stack, workspace, data, name)]
+    caches = []
+    for path in sorted(workspace.root.glob(f"teachers/*/{workspace.cache('x', data.record.limit).name}")):
+        made_by = f"kdtool cache-teacher --dataset {data.record.dataset} --teacher {path.parent.name} --force"
+        cache = stack.enter_context(open_cache(path, made_by))
+        if cache.record.data_fingerprint == data.record.train_fingerprint:
+            caches.append(cache)
+    return caches
 
 
-def _adds(bundle: Bundle, teacher: str, cache: Any) -> bool:
-    path = bundle.targets_path(teacher)
+def _adds(bundle: Bundle, cache: CacheReader) -> bool:
+    """Whether the cache holds views of the bundle's rows that its targets lack."""
+    path = bundle.targets_path(cache.record.teacher)
     if not path.is_file():
         return True
-    with open_cache(path, "kdtool build-subset") as targets:
+    made_by = f"kdtool cache-teacher --subset {bundle.record.name} --teacher {cache.record.teacher} --force"
+    with open_cache(path, made_by) as targets:
         return targets.record.identity() == cache.record.identity() and targets.slots < cache.slots

@@ -26,12 +26,14 @@ def choose(
 
     With `balance` each class keeps its share of m, by largest remainders; without, the ranking decides. Either way
     every class keeps at least one row. Raises ValueError for a fraction outside (0, 1], an unknown method, a missing or
-    non-finite score, or fewer rows than classes.
+    non-finite score, scores of other rows than the labels, or fewer rows than classes.
     """
     if not (math.isfinite(fraction) and 0 < fraction <= 1):
         raise ValueError(f"--frac must be above 0 and at most 1, got {fraction}")
     if method not in METHODS:
         raise ValueError(f"unknown method '{method}': known are {', '.join(METHODS)}")
+    if scores_n is not None and len(scores_n) != len(labels_n):
+        raise ValueError(f"{len(scores_n)} scores for {len(labels_n)} labels")
     if METHODS[method].needs_score:
         if scores_n is None:
             raise ValueError(f"--method {method} needs a score")
@@ -48,7 +50,9 @@ def choose(
     ranked_n = METHODS[method].rank(scores_n if scores_n is not None else np.zeros(len(labels_n)), rng)
     if balance:
         counts = balanced_counts(labels_n, keep)
-        kept = np.concatenate([ranked_n[labels_n[ranked_n] == label][: counts[label]] for label in counts])
+        by_class_n = ranked_n[np.argsort(labels_n[ranked_n], kind="stable")]  # within a class still best first
+        first_of = np.searchsorted(labels_n[by_class_n], list(counts))
+        kept = np.concatenate([by_class_n[at : at + counts[label]] for at, label in zip(first_of, counts, strict=True)])
     else:
         kept = keep_every_class(ranked_n, labels_n, keep)
     return np.sort(kept)

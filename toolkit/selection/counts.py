@@ -11,12 +11,13 @@ def balanced_counts(labels_n: np.ndarray, keep: int) -> dict[int, int]:
     Equal remainders go to the lower label. `keep` must be at least the number of classes.
     """
     labels, sizes = np.unique(labels_n, return_counts=True)
-    exact = keep * sizes / sizes.sum()
-    counts = np.maximum(np.floor(exact).astype(np.int64), 1)
+    rows = sizes.sum()
+    shares = keep * sizes  # in units of 1/n row: in floating point, equal remainders would come out unequal
+    counts = np.maximum(shares // rows, 1)
     while counts.sum() < keep:  # the shares are rounded down, so at most one turn per class
-        counts[np.argmax(np.where(counts < sizes, exact - counts, -np.inf))] += 1
+        counts[np.argmax(np.where(counts < sizes, shares - counts * rows, -np.inf))] += 1
     while counts.sum() > keep:  # classes lifted to one row are paid for by those furthest above their share
-        counts[np.argmax(np.where(counts > 1, counts - exact, -np.inf))] -= 1
+        counts[np.argmax(np.where(counts > 1, counts * rows - shares, -np.inf))] -= 1
     return dict(zip(labels.tolist(), counts.tolist(), strict=True))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,15 @@ from toolkit.core.errors import FailureError
 from toolkit.core.files import need_space, whole_folder
 from toolkit.core.versions import command_line, now, versions
 from toolkit.formats.beton import Beton, cut
-from toolkit.formats.bundle import Bundle, SubsetRecord, write_bundle_records
+from toolkit.formats.bundle import Bundle, SubsetRecord, open_bundle, write_bundle_records
 from toolkit.formats.cache import CacheReader, new_cache
 
 
-def cut_images(train: Beton, rows_m: np.ndarray, record: SubsetRecord, folder: Path) -> SubsetRecord:
-    """Writes the bundle to `folder`, whole or not at all; returns its record with the bytes it took."""
+def cut_bundle(
+    train: Beton, rows_m: np.ndarray, record: SubsetRecord, folder: Path, caches: Iterable[CacheReader]
+) -> SubsetRecord:
+    """Writes the bundle to `folder`, with targets from the caches, whole or not at all; returns its record with the
+    bytes its images took."""
     with whole_folder(folder) as temporary:
         if record.index_only:
             file, indices_m = os.path.relpath(train.path, folder), rows_m
@@ -26,6 +30,8 @@ def cut_images(train: Beton, rows_m: np.ndarray, record: SubsetRecord, folder: P
             cut(train, rows_m, temporary / file)
             record = replace(record, bytes=(temporary / file).stat().st_size)
         write_bundle_records(temporary, record, file, indices_m, rows_m)
+        for cache in caches:
+            cut_targets(cache, open_bundle(temporary))
     return record
 
 

@@ -12,6 +12,8 @@ import numpy as np
 
 from toolkit.core.errors import UsageError, unknown_name
 
+_MOST_VIEWS = np.iinfo(np.int16).max + 1  # plans and schedules hold views and slots as int16
+
 
 @dataclass(frozen=True)
 class PadCrop:
@@ -21,6 +23,8 @@ class PadCrop:
     def __post_init__(self) -> None:
         if self.padding < 0:
             raise UsageError(f"padding must be at least 0, got {self.padding}")
+        if self.size > _MOST_VIEWS:
+            raise UsageError(f"padding {self.padding} makes {self.size:,} views, the most is {_MOST_VIEWS:,}")
 
     @property
     def shifts(self) -> int:

@@ -1,0 +1,259 @@
+"""The laws of the README: exact targets, exact resumption, independence of batches, exact counts.
+
+Shapes: n rows, v views, b batch, c classes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision.transforms.functional as TF
+
+from tests.conftest import made, start_kdtool
+from toolkit.core.recipes import RECIPES, lr_at
+from toolkit.distill.losses import distillation_loss
+from toolkit.formats.checkpoint import load_checkpoint
+from toolkit.formats.dataset import open_packed
+from toolkit.models.zoo import FeatureReader, build_model
+from toolkit.pipeline.cache import load_teacher
+from toolkit.pipeline.runtime import compute_on
+from toolkit.pipeline.teacher import PRETRAINED_FOLDER
+from toolkit.teacher.caching import TeacherPass
+from toolkit.training.loop import Trainer
+from toolkit.training.resident import ResidentSource
+from toolkit.training.showing import Showing, Targets
+
+STEPS, BATCH, SEED, ALPHA, TAU = 50, 64, 5, 0.7, 4.0
+ROWS = np.arange(0, 1442, 5)
+TEACHER = PRETRAINED_FOLDER / "digits-resnet8.pt"
+
+
+def cached_logits(digits: Path, precision: str, dtype: str, slots: int) -> np.ndarray:
+    """What cache-teacher keeps of ROWS: (v, n, c)."""
+    data = open_packed(digits / "data" / "digits")
+    compute = compute_on("cpu", precision)
+    record, model = load_teacher(TEACHER, data, compute)
+    teacher = TeacherPass(
+        FeatureReader(model), record.mean, record.std, compute.device, compute.dtype, precision, 100, dtype
+    )
+    frames = data.split("train").frames(ROWS)
+    return np.stack([teacher.run(frames, ROWS, data.record.plan, slot)[0] for slot in range(slots)])
+
+
+def student_from_cache(digits: Path, logits_vnc: np.ndarray, precision: str, steps: int = STEPS) -> torch.nn.Module:
+    data = open_packed(digits / "data" / "digits")
+    train, record = data.split("train"), data.record
+    compute = compute_on("cpu", precision)
+    source = ResidentSource(
+        train.frames(ROWS), train.labels_n[ROWS], ROWS, record.plan, record.mean, record.std, BATCH, SEED,
+        compute.device, compute.dtype, Targets(logits_vnc, "exact"),
+    )  # fmt: skip
+    model = compute.place(build_model("resnet8", 10, seed=SEED))
+    loss = distillation_loss(ALPHA, TAU)
+    trainer = Trainer(model, source, loss, RECIPES["fast"], steps, compute.device, precision)
+    while not trainer.finished:
+        trainer.run_epoch()
+    return model
+
+
+def student_of_a_live_teacher(
+    digits: Path, slots: int, steps: int = STEPS, spoken: str = "float64"
+) -> torch.nn.Module:
+    """The loop others write, in float64: torchvision crops and mirrors each image, and the teacher runs at every step.
+
+    The teacher's logits are rounded to `spoken`.
+    """
+    dtype = torch.float64
+    data = open_packed(digits / "data" / "digits")
+    train, record = data.split("train"), data.record
+    checkpoint = load_checkpoint(TEACHER)
+    teacher = build_model(checkpoint.arch, 10, checkpoint.width)
+    teacher.load_state_dict(checkpoint.weights)
+    teacher = teacher.to(dtype).eval()
+    student = build_model("resnet8", 10, seed=SEED).to(dtype)
+    recipe = RECIPES["fast"]
+    sgd = torch.optim.SGD(student.parameters(), lr=1, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=False)
+    nothing_but_the_number_of_slots = Targets(np.zeros((slots, len(ROWS), 1), np.float32), "exact")
+    showing = Showing(ROWS, record.plan, SEED, nothing_but_the_number_of_slots)
+    frames, labels_n = train.frames(ROWS), torch.from_numpy(train.labels_n[ROWS].copy())
+    mean, std = (torch.tensor(values, dtype=dtype)[:, None, None] for values in (record.mean, record.std))
+    pad, height, width = record.padding, record.height, record.width
+
+    def shown(row: int, view: int) -> torch.Tensor:
+        dy, dx, mirrored = (int(value) for value in record.plan.decode(np.array(view)))
+        image = TF.crop(TF.pad(torch.from_numpy(frames[row]).permute(2, 0, 1), pad), pad + dy, pad + dx, height, width)
+        return (((TF.hflip(image) if mirrored else image).to(dtype) / 255) - mean) / std
+
+    step, epoch = 0, 0
+    student.train()
+    while step < steps:
+        view_n, _ = showing.views(epoch)
+        order = showing.order(epoch)
+        for start in range(0, len(order), BATCH):
+            if step == steps:
+                break
+            rows_b = order[start : start + BATCH]
+            x_bchw = torch.stack([shown(int(row), int(view_n[row])) for row in rows_b])
+            with torch.no_grad():
+                teacher_bc = torch.from_numpy(teacher(x_bchw).numpy().astype(spoken)).to(dtype)
+            student_bc = student(x_bchw)
+            p_bc = F.softmax(teacher_bc / TAU, dim=1)
+            kl = (p_bc * (p_bc.log() - F.log_softmax(student_bc / TAU, dim=1))).sum(dim=1).mean()
+            loss = (1 - ALPHA) * F.cross_entropy(student_bc, labels_n[rows_b]) + ALPHA * TAU**2 * kl
+            sgd.param_groups[0]["lr"] = lr_at(recipe, step, steps)
+            sgd.zero_grad()
+            loss.backward()
+            sgd.step()
+            step += 1
+        epoch += 1
+    return student
+
+
+def largest_difference(ours: torch.nn.Module, theirs: torch.nn.Module) -> float:
+    pairs = zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True)
+    return max(float((a.double() - b.double()).abs().max()) for a, b in pairs)
+
+
+@pytest.mark.parametrize("slots", [9, 6], ids=["all", "epochs:6"])
+def test_law_1_a_student_of_the_cache_is_the_student_of_a_live_teacher(digits: Path, slots: int):
+    ours = student_from_cache(digits, cached_logits(digits, "float64", "float64", slots), "float64")
+    assert largest_difference(ours, student_of_a_live_teacher(digits, slots)) < 1e-9
+
+
+@pytest.mark.parametrize("stored", ["float32", "float16"])
+def test_law_1_stored_targets_are_those_of_a_live_teacher_that_rounds_its_logits(digits: Path, stored: str):
+    ours = student_from_cache(digits, cached_logits(digits, "float64", stored, 9), "float64")
+    live = student_of_a_live_teacher(digits, 9, spoken=stored)
+    assert largest_difference(ours, live) < 1e-9
+
+
+# ReLUs turn a rounded logit into another branch sooner or later, so against an unrounded teacher we bound one step.
+@pytest.mark.parametrize(("stored", "bound"), [("float32", 1e-8), ("float16", 1e-4)])
+def test_law_1_rounding_the_targets_moves_one_step_by_less_than_its_bound(digits: Path, stored: str, bound: float):
+    ours = student_from_cache(digits, cached_logits(digits, "float64", stored, 9), "float64", steps=1)
+    assert 0 < largest_difference(ours, student_of_a_live_teacher(digits, 9, steps=1)) < bound
+
+
+def test_law_1_would_notice_a_teacher_shown_other_pixels(digits: Path):
+    logits_vnc = cached_logits(digits, "float64", "float64", 9)
+    ours = student_from_cache(digits, np.roll(logits_vnc, 1, axis=0), "float64")
+    assert largest_difference(ours, student_of_a_live_teacher(digits, 9)) > 1e-3
+
+
+def killed_when(condition, *words: object) -> None:
+    """Runs the command and sends it SIGKILL once `condition()` holds; fails if it ended by itself before."""
+    process = start_kdtool(*words)
+    try:
+        deadline = time.monotonic() + 120
+        while not condition():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def lines(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.0])
+def test_law_3_a_killed_run_resumes_to_the_same_weights(digits: Path, tmp_path: Path, alpha: float):
+    shutil.copytree(digits, tmp_path, dirs_exist_ok=True)
+    words = ["distill", "-w", tmp_path, "--subset", "third", "--epochs", "30", "--alpha", alpha, "--threads", "1"]
+    whole = made(*words, "--name", "whole")
+    for epochs in (2, 17):
+        metrics = tmp_path / "runs" / "killed" / "metrics.jsonl"
+        killed_when(lambda: lines(metrics) >= epochs, *words, "--name", "killed")  # noqa: B023
+        assert not (tmp_path / "runs" / "killed" / "run.json").exists()
+    resumed = made(*words, "--name", "killed")
+    ours, theirs = (load_checkpoint(Path(run["path"]) / "student.pt").weights for run in (resumed, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert (resumed["top1"], resumed["agreement"]) == (whole["top1"], whole["agreement"])
+
+
+def everything_in(path: Path) -> dict[str, np.ndarray]:
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+def test_law_4_a_killed_cache_resumes_to_the_same_datasets(digits: Path, tmp_path: Path):
+    shutil.copytree(digits / "data", tmp_path / "data")
+    words = ["cache-teacher", "-w", tmp_path, "--dataset", "digits", "--views", "all", "--threads", "1"]
+    path = tmp_path / "teachers" / "digits-resnet8" / "cache.h5"
+    parts = path.with_name("cache.h5.parts")
+    for count in (1, 4, 8):
+        killed_when(lambda: len(list(parts.glob("*.npz"))) >= count, *words)  # noqa: B023
+        assert not path.exists()
+    made(*words)
+    resumed = everything_in(path)
+    assert not parts.exists()
+    path.unlink()
+    made(*words)
+    whole = everything_in(path)
+    assert resumed.keys() == whole.keys()
+    assert all(np.array_equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_adding_views_keeps_the_old_ones_and_equals_caching_them_at_once(digits: Path, tmp_path: Path):
+    shutil.copytree(digits / "data", tmp_path / "data")
+    words = ["cache-teacher", "-w", tmp_path, "--dataset", "digits"]
+    first = made(*words, "--views", "2")
+    more = made(*words, "--views", "5")
+    assert (first["teacher_images"], more["teacher_images"]) == (2 * 1442 + 355, 3 * 1442)
+    grown = everything_in(Path(more["path"]))
+    made(*words, "--views", "5", "--force")
+    at_once = everything_in(Path(more["path"]))
+    assert grown.keys() == at_once.keys()
+    assert all(np.array_equal(grown[name], at_once[name]) for name in at_once)
+
+
+# Bounds on logits of size up to about 20: rounding of the precision the teacher ran in, as stated in the README.
+@pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-4), ("bfloat16", 0.5)])
+def test_law_5_logits_do_not_depend_on_the_batch_size(digits: Path, tmp_path: Path, precision: str, bound: float):
+    shutil.copytree(digits / "data", tmp_path / "data")
+    words = ["cache-teacher", "-w", tmp_path, "--dataset", "digits", "--views", "2", "--precision", precision]
+    words += ["--dtype", "float32"]
+    caches = []
+    for batch_size in (128, 37):
+        path = made(*words, "--batch-size", batch_size, "--force")["path"]
+        caches.append(everything_in(Path(path)))
+    one, other = caches
+    for slot in range(2):
+        name = f"slots/{slot}/logits"
+        assert np.abs(one[name] - other[name]).max() < bound
+
+
+def test_law_5_targets_of_a_subset_are_the_caches(digits: Path, tmp_path: Path):
+    shutil.copytree(digits, tmp_path, dirs_exist_ok=True)
+    words = ["cache-teacher", "-w", tmp_path, "--subset", "third", "--views", "3", "--precision", "float32"]
+    alone = everything_in(Path(made(*words, "--force")["path"]))
+    whole_words = ["cache-teacher", "-w", tmp_path, "--dataset", "digits", "--views", "3", "--precision", "float32"]
+    whole = everything_in(Path(made(*whole_words, "--force")["path"]))
+    for slot in range(3):
+        ours, theirs = alone[f"slots/{slot}/logits"], whole[f"slots/{slot}/logits"][alone["rows"]]
+        assert np.abs(ours.astype(np.float32) - theirs).max() < 0.02  # one float16 step at 16 is 0.016
+
+
+@pytest.mark.parametrize("frac", [0.0071, 0.1, 1 / 3, 0.5, 0.9999, 1])
+@pytest.mark.parametrize(("method", "balance"), [("random", True), ("hardest", True), ("easiest", False)])
+def test_law_7_subsets_have_exactly_the_rows_asked_for(
+    digits: Path, tmp_path: Path, frac: float, method: str, balance: bool
+):
+    shutil.copytree(digits / "data", tmp_path / "data")
+    shutil.copytree(digits / "teachers", tmp_path / "teachers")
+    flag = "--balance" if balance else "--no-balance"
+    words = ["build-subset", "-w", tmp_path, "--dataset", "digits", "--method", method, flag, "--index-only"]
+    assert made(*words, "--frac", frac)["rows"] == round(frac * 1442)
