@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -20,7 +21,8 @@ class Pipeline(click.Group):
         return list(self.commands)
 
     def main(self, args: Sequence[str] | None = None, **extra: Any) -> Any:  # type: ignore[override]
-        words = list(sys.argv[1:] if args is None else args)
+        words = list(sys.argv[1:] if args is None else args) or ["--help"]
+        debug = "--debug" in words
         extra.pop("standalone_mode", None)
         try:
             result = super().main(args=words, standalone_mode=False, **extra)
@@ -29,30 +31,39 @@ class Pipeline(click.Group):
             where = error.ctx.command_path if error.ctx else "kdtool"
             _stop(2, f"{where}: {error.format_message()} See: {where} --help")
         except KdtoolError as error:
-            _stop(error.exit_code, f"kdtool: {error}", error if "--debug" in words else None)
+            _stop(error.exit_code, f"kdtool: {error}", debug)
         except (click.Abort, KeyboardInterrupt):
             _stop(130, "kdtool: stopped. The same command goes on from its last finished part")
         except click.ClickException as error:
             _stop(error.exit_code, f"kdtool: {error.format_message()}")
         except OSError as error:
-            _stop(
-                1, f"kdtool: {error.filename or ''}: {error.strerror or error}", error if "--debug" in words else None
-            )
+            named = f"{error.filename}: " if error.filename else ""
+            _stop(1, f"kdtool: {named}{error.strerror or error}. Mend that, or choose another --workspace", debug)
         except Exception as error:
-            if "--debug" in words:
-                raise
             found = " ".join(str(error).split())[:300]
-            _stop(1, f"kdtool: an error of kdtool itself: {type(error).__name__}: {found}. Run again with --debug")
+            if _is_lack_of_memory(error):
+                _stop(1, f"kdtool: not enough memory ({found}). Use a smaller --batch-size, --width or --limit", debug)
+            _stop(
+                1, f"kdtool: an error of kdtool itself: {type(error).__name__}: {found}. Run again with --debug", debug
+            )
 
 
-def _stop(code: int, line: str, error: BaseException | None = None) -> NoReturn:
-    if error is not None:
-        raise error
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Python has a type for it, torch on the GPU another, and torch on the CPU only words."""
+    words = f"{type(error).__name__} {error}".lower()
+    return isinstance(error, MemoryError) or any(sign in words for sign in ("outofmemory", "can't allocate memory"))
+
+
+def _stop(code: int, line: str, debug: bool = False) -> NoReturn:
+    """Ends with `line` on stderr; with `debug` the traceback of the error at hand stands above it."""
+    if debug:
+        click.echo(traceback.format_exc(), err=True, nl=False)
     click.echo(" ".join(line.split()), err=True)
     sys.exit(code)
 
 
 @click.group(
+    "kdtool",
     cls=Pipeline,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Each command reads what the one before it wrote, and runs the ones it needs. Start: kdtool cache-teacher",

@@ -27,11 +27,15 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
+def _shown(path: Path) -> Path:
+    """The path as the user knows it: a folder still under its temporary name is called by its own."""
+    return Path(*(re.sub(r"^\.(.+)\.\d+\.tmp$", r"\1", name) for name in path.parts))
+
+
 def refused(path: Path, error: OSError) -> FailureError:
-    """The operating system's no, as the user's error. A folder still under its temporary name is called by its own."""
-    shown = Path(*(re.sub(r"^\.(.+)\.\d+\.tmp$", r"\1", name) for name in path.parts))
+    """The operating system's no, as the user's error."""
     return FailureError(
-        f"{shown}: could not be written ({error.strerror or error}). Nothing was left behind; "
+        f"{_shown(path)}: could not be written ({error.strerror or error}). Nothing half-written was left; "
         "free some space or choose another --workspace, then run the same command again"
     )
 
@@ -125,8 +129,8 @@ def need_space(path: Path, size_bytes: int) -> None:
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < size_bytes:
         raise FailureError(
-            f"{path}: needs {size_bytes / 1e6:,.1f} MB, but {folder} has {free_bytes / 1e6:,.1f} MB free. "
-            "Free some space or choose another --workspace"
+            f"{_shown(path)}: needs {size_bytes / 1e6:,.1f} MB, but {_shown(folder)} has {free_bytes / 1e6:,.1f} MB "
+            "free. Free some space or choose another --workspace"
         )
 
 

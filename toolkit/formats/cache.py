@@ -102,7 +102,7 @@ def new_cache(path: Path, record: CacheRecord) -> Iterator[CacheWriter]:
     with (
         whole_file(path) as temporary,
         DeferringFile(temporary) as disk,
-        h5py.File(disk, "w", libver=("earliest", "v110")) as file,
+        h5py.File(disk, "w", libver=("v108", "v110")) as file,  # from 1.8 on, HDF5 checksums its own tables
     ):
         file.attrs["schema"] = SCHEMA
         file.attrs["record"] = json.dumps(asdict(record))
@@ -140,9 +140,12 @@ class CacheReader:
         return FailureError(f"{self.path}: /{name} can't be read ({_reason(error)}). Run: {self._made_by}")
 
     def _dataset(self, name: str) -> h5py.Dataset:
-        if name not in self._file or f"checksums/{name}" not in self._file:
-            raise FailureError(f"{self.path}: lacks /{name}. Run: {self._made_by}")
-        return self._file[name]
+        try:
+            if name in self._file and f"checksums/{name}" in self._file:
+                return self._file[name]
+        except _DAMAGE as error:
+            raise self._unreadable(name, error) from error
+        raise FailureError(f"{self.path}: lacks /{name}. Run: {self._made_by}")
 
     def block(self, name: str, number: int) -> np.ndarray:
         """Block `number` of a dataset. Raises FailureError when it is not what was written."""

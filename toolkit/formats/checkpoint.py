@@ -39,7 +39,8 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """16 hexadecimal digits of SHA-256 over architecture, normalisation and weights."""
         described = f"{self.arch} {self.width} {self.classes} {self.mean} {self.std}"
-        arrays = (array for name in sorted(self.weights) for array in (name, self.weights[name].numpy().tobytes()))
+        numbers = {name: tensor.contiguous().view(-1).view(torch.uint8) for name, tensor in self.weights.items()}
+        arrays = (array for name in sorted(numbers) for array in (name, numbers[name].numpy().tobytes()))
         return fingerprint(described, *arrays)
 
 
@@ -77,6 +78,9 @@ def load_checkpoint(path: Path, made_by: str = "kdtool train-teacher") -> Checkp
     if content.pop("format", None) != _FORMAT:
         raise FailureError(f"{path}: not a kdtool checkpoint ('{_FORMAT}'). Run: {made_by}")
     try:
-        return record_of(Checkpoint, content)
+        checkpoint = record_of(Checkpoint, content)
+        if not len(checkpoint.mean) == len(checkpoint.std) == 3 or not all(value > 0 for value in checkpoint.std):
+            raise ValueError(f"mean {checkpoint.mean} and std {checkpoint.std}, expected three of each, std above 0")
     except ValueError as error:
         raise FailureError(f"{path}: not a checkpoint of this version ({error}). Run: {made_by}") from error
+    return checkpoint

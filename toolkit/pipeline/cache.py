@@ -42,15 +42,15 @@ def slots_for(views: str, plan: Plan) -> int:
     kind, _, number = views.partition(":")
     if views == "all":
         return plan.size
-    if kind == "epochs" and number.isdigit() and int(number) > 0:
+    if kind == "epochs" and number.isdecimal() and int(number) > 0:
         return min(int(number), plan.size)  # past the family's size, its members come round again
-    if not views.isdigit() or not 1 <= int(views) <= plan.size:
+    if not views.isdecimal() or not 1 <= int(views) <= plan.size:
         raise UsageError(f"--views must be 1 to {plan.size} on this data set, 'all', or 'epochs:E', got '{views}'")
     return int(views)
 
 
 def load_teacher(path: Path, data: PackedData, compute: Compute) -> tuple[Checkpoint, torch.nn.Module]:
-    """The teacher's record and network, evaluating. Raises FailureError when it is not for these data."""
+    """The teacher's record and network, evaluating. Raises FailureError when it is not for these data, or broken."""
     checkpoint = load_checkpoint(path)
     record = data.record
     if checkpoint.classes != record.classes:
@@ -63,8 +63,14 @@ def load_teacher(path: Path, data: PackedData, compute: Compute) -> tuple[Checkp
             f"{path}: trained on {checkpoint.dataset}, but the data are {record.dataset}. "
             f"Run: kdtool train-teacher --dataset {record.dataset}"
         )
-    model = build_model(checkpoint.arch, checkpoint.classes, checkpoint.width)
+    try:
+        model = build_model(checkpoint.arch, checkpoint.classes, checkpoint.width)
+    except UsageError as error:  # here it is not the user who asked for it
+        raise FailureError(f"{path}: names a network that can't be built ({error})") from error
     load_weights(model, checkpoint.weights, str(path))
+    broken = [name for name, tensor in checkpoint.weights.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise FailureError(f"{path}: its weights are not all finite ({broken[0]}). Train it again with a smaller --lr")
     return checkpoint, compute.place(model).eval()
 
 
@@ -101,6 +107,8 @@ def cache_teacher(
     """
     if dtype not in DTYPES:
         raise UsageError(f"--dtype must be {' or '.join(DTYPES)}, got '{dtype}'")
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"--batch-size must be at least 1, got {batch_size}")
     compute = compute_on(device, precision, threads)
     bundle = None if subset is None else open_bundle(workspace.subset(subset))
     if bundle is not None:

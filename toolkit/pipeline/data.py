@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from toolkit.core.errors import UsageError
+from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.files import whole_folder
 from toolkit.core.locks import only_writer
 from toolkit.core.progress import Progress, silent
 from toolkit.data.pack import check_limit, pack
-from toolkit.formats.dataset import SPLITS, PackedData, data_key, open_packed, write_record
+from toolkit.formats.dataset import SPLITS, PackedData, data_key, open_packed, pack_command, write_record
 from toolkit.formats.workspace import Workspace
 
 
@@ -55,4 +55,7 @@ def ensure_packed(
     if force or not (folder / "data.json").is_file():
         with only_writer(folder), whole_folder(folder) as temporary:
             write_record(temporary, pack(dataset, temporary, data_dir, limit, workers, progress))
-    return open_packed(folder)
+    packed = open_packed(folder)
+    if packed.record.key != folder.name:
+        raise FailureError(f"{folder / 'data.json'}: a record of {packed.record.key}. Run: {pack_command(folder.name)}")
+    return packed

@@ -84,7 +84,7 @@ def _inspect_subset(folder: Path) -> dict[str, Any]:
             bundle.targets_path(teacher), f"kdtool cache-teacher --subset {bundle.record.name} --force"
         ) as cache:
             if not np.array_equal(cache.read("rows"), bundle.rows_m):
-                raise FailureError(f"{cache.path}: not of this subset's rows. Run: kdtool build-subset --force")
+                raise FailureError(f"{cache.path}: not of this subset's rows. Run: {bundle.record.made_by}")
             blocks[teacher] = cache.verify()
     record = {key: value for key, value in asdict(bundle.record).items() if key != "data"}
     return {"kind": "subset", **record, "data": bundle.data.key, "images": len(images), "verified_blocks": blocks}
@@ -92,10 +92,13 @@ def _inspect_subset(folder: Path) -> dict[str, Any]:
 
 def _inspect_run(folder: Path) -> dict[str, Any]:
     record = read_json(folder / "run.json", "kdtool distill")
+    result = record.get("result")
+    if not isinstance(result, dict) or "top1" not in result or "created" not in record:
+        raise FailureError(f"{folder / 'run.json'}: not the record of a finished run. Run: kdtool distill --force")
     student = load_checkpoint(folder / "student.pt", "kdtool distill --force")
-    if student.top1 != record["result"]["top1"]:
+    if student.top1 != result["top1"]:
         raise FailureError(f"{folder}: student.pt and run.json are of different runs. Run: kdtool distill --force")
-    return {"kind": "run", **record["result"], "created": record["created"]}
+    return {"kind": "run", **result, "created": record["created"]}
 
 
 def _inspect_checkpoint(path: Path) -> dict[str, Any]:

@@ -63,7 +63,9 @@ def load_knowledge(
                 f"{cache.path}: targets over {cache.record.classes} classes, the data have {bundle.data.classes}. "
                 f"Run: {made_by}"
             )
-        same_data = cache.record.data_fingerprint == bundle.data.train_fingerprint
+        found, wanted = cache.record, bundle.data
+        made_from = (found.data_fingerprint, found.test_fingerprint)
+        same_data = made_from == (wanted.train_fingerprint, wanted.test_fingerprint)
         if not same_data or not np.array_equal(cache.read("rows"), bundle.rows_m):
             raise FailureError(f"{cache.path}: made from other data or other rows than the bundle's. Run: {made_by}")
         if cache.plan != plan:

@@ -11,6 +11,7 @@ from torch import nn
 
 from toolkit.core.errors import FailureError
 from toolkit.core.files import read_json, write_json
+from toolkit.core.hashing import checked_seed
 from toolkit.core.locks import only_writer
 from toolkit.core.progress import Progress, silent
 from toolkit.core.recipes import Recipe, resolve_recipe
@@ -19,7 +20,7 @@ from toolkit.distill.losses import distillation_loss
 from toolkit.distill.settings import DistillSettings
 from toolkit.formats.bundle import Bundle, open_bundle
 from toolkit.formats.checkpoint import Checkpoint, save_checkpoint
-from toolkit.formats.dataset import PackedData
+from toolkit.formats.dataset import PackedData, pack_command
 from toolkit.formats.workspace import Workspace
 from toolkit.models.zoo import build_model, images_seen
 from toolkit.pipeline.data import ensure_packed
@@ -67,25 +68,26 @@ def distill(
     asked = DistillSettings(alpha, temperature, match, iterations)
     compute = compute_on(device, precision, threads)
     settled = resolve_recipe(recipe, epochs, batch_size, lr)
+    checked_seed(seed)
     bundle = open_bundle(workspace.subset(subset) if subset is not None else workspace.newest_subset())
-    on_start(f"subset {bundle.folder} ({bundle.record.rows:,} rows)")
     batches_per_epoch = -(-bundle.record.rows // settled.batch_size)
     steps = iterations or settled.epochs * batches_per_epoch
     settled = replace(settled, epochs=-(-steps // batches_per_epoch))
     knowledge = None if alpha == 0 else load_knowledge(bundle, teacher, match, settled.epochs, views)
     settings = _settings(bundle, knowledge, asked, settled, compute, recipe, arch, width, seed, steps)
-    folder = workspace.run(name or _default_name(settings, iterations))
+    folder = workspace.run(_default_name(settings, iterations) if name is None else name)
     finished = folder / "run.json"
     with only_writer(folder / "student.pt"):
-        if force:
-            for file in (finished, folder / "checkpoint.pt"):
-                file.unlink(missing_ok=True)
-        if finished.is_file():
-            return unchanged(read_json(finished, "kdtool distill --force"), settings, folder)
+        if finished.is_file() and not force:
+            return unchanged(read_json(finished, "the same command with --force"), settings, folder)
         test_data = _test_data(workspace, bundle, data_dir, progress)
         images_before = images_seen()
         source = _source(bundle, knowledge, settled.batch_size, seed, compute)
         model = compute.place(build_model(arch, bundle.data.classes, width, seed))
+        if force:  # only now that nothing is wrong with what was asked for
+            for file in (finished, folder / "student.pt", folder / "checkpoint.pt"):
+                file.unlink(missing_ok=True)
+        on_start(f"subset {bundle.folder} ({bundle.record.rows:,} rows)")
         loss = distillation_loss(alpha, temperature)
         trainer = Trainer(model, source, loss, settled, steps, compute.device, compute.precision)
         history = run_to_end(trainer, folder, settings, progress, on_epoch)
@@ -191,8 +193,9 @@ def _test_data(workspace: Workspace, bundle: Bundle, data_dir: Path | None, prog
     if packed.record.test_fingerprint != known.test_fingerprint:
         raise FailureError(
             f"{packed.folder}: its test split ({packed.record.test_fingerprint}) is not the one the subset knows "
-            f"({known.test_fingerprint}). Run: kdtool pack --dataset {known.dataset} --force"
+            f"({known.test_fingerprint}). Run: {pack_command(known.key)}"
         )
+    packed.split("test")  # a damaged one is refused before hours of training, not after
     return packed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -115,10 +116,14 @@ def _score(workspace: Workspace, data: PackedData, teacher: str | None, score: s
         return cache.score(score), f"{score} of {cache.record.teacher}"
 
 
+def _made_by(data: PackedData, teacher: str) -> str:
+    limit = "" if data.record.limit is None else f" --limit {data.record.limit}"
+    return f"kdtool cache-teacher --dataset {data.record.dataset}{limit} --teacher {teacher} --force"
+
+
 def _cache(stack: ExitStack, workspace: Workspace, data: PackedData, teacher: str) -> CacheReader:
     """The teacher's cache of these data. Raises FailureError when it is missing, damaged or of others."""
-    limit = "" if data.record.limit is None else f" --limit {data.record.limit}"
-    made_by = f"kdtool cache-teacher --dataset {data.record.dataset}{limit} --teacher {teacher} --force"
+    made_by = _made_by(data, teacher)
     cache = stack.enter_context(open_cache(workspace.cache(teacher, data.record.limit), made_by))
     if cache.record.data_fingerprint != data.record.train_fingerprint:
         raise FailureError(
@@ -147,8 +152,7 @@ def _caches(stack: ExitStack, workspace: Workspace, data: PackedData, teacher: s
         return [_cache(stack, workspace, data, name)]
     caches = []
     for path in sorted(workspace.root.glob(f"teachers/*/{workspace.cache('x', data.record.limit).name}")):
-        made_by = f"kdtool cache-teacher --dataset {data.record.dataset} --teacher {path.parent.name} --force"
-        cache = stack.enter_context(open_cache(path, made_by))
+        cache = stack.enter_context(open_cache(path, _made_by(data, path.parent.name)))
         if cache.record.data_fingerprint == data.record.train_fingerprint:
             caches.append(cache)
     return caches

@@ -9,6 +9,7 @@ from typing import Any
 
 from toolkit.core.errors import FailureError
 from toolkit.core.files import read_json, write_json
+from toolkit.core.hashing import checked_seed
 from toolkit.core.locks import only_writer
 from toolkit.core.progress import Progress, silent
 from toolkit.core.recipes import resolve_recipe
@@ -83,11 +84,13 @@ def train_teacher(
     """
     compute = compute_on(device, precision, threads)
     settled = resolve_recipe(recipe, epochs, batch_size, lr)
+    checked_seed(seed)
     data = ensure_packed(workspace, dataset, data_dir, limit, progress=progress)
     record = data.record
     wide = "" if width == 16 else f"-w{width}"
     part = "" if subset is None else f"-on-{workspace.subset(subset).name}"
-    name = checked_name(name or f"{record.key}-{arch.replace(':', '-')}{wide}{part}-s{seed}")
+    default = f"{record.key}-{arch.replace(':', '-')}{wide}{part}-s{seed}"
+    name = checked_name(default if name is None else name)
     folder = workspace.teacher(name)
     settings = {
         "dataset": dataset,
@@ -103,12 +106,9 @@ def train_teacher(
     }
     finished = folder / "train.json"
     with only_writer(folder / "teacher.pt"):
-        if force:
-            for file in (finished, folder / "checkpoint.pt"):
-                file.unlink(missing_ok=True)
-        if finished.is_file():
-            return unchanged(read_json(finished, "kdtool train-teacher --force"), settings, folder)
-        train = data.split("train")
+        if finished.is_file() and not force:
+            return unchanged(read_json(finished, "the same command with --force"), settings, folder)
+        train, test = data.split("train"), data.split("test")
         rows = None if subset is None else open_bundle(workspace.subset(subset)).rows_of(record)
         source = ResidentSource(
             train.frames(rows),
@@ -123,10 +123,12 @@ def train_teacher(
             compute.dtype,
         )
         model = compute.place(build_model(arch, record.classes, width, seed))
+        if force:  # only now that nothing is wrong with what was asked for
+            for file in (finished, folder / "teacher.pt", folder / "checkpoint.pt"):
+                file.unlink(missing_ok=True)
         steps = settled.epochs * source.batches_per_epoch
         trainer = Trainer(model, source, label_loss, settled, steps, compute.device, compute.precision)
         history = run_to_end(trainer, folder, settings, progress, on_epoch)
-        test = data.split("test")
         accuracy = top1(
             predict(model, test.frames(), record.mean, record.std, compute.device, compute.precision), test.labels_n
         )
@@ -162,6 +164,8 @@ def train_teacher(
 
 def unchanged(record: dict[str, Any], settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The result of a finished run. Raises FailureError when its settings were others, naming them."""
+    if not all(isinstance(record.get(part), dict) for part in ("settings", "result")) or "top1" not in record["result"]:
+        raise FailureError(f"{folder}: the record of its run is not whole. Pass --force to replace it")
     difference = differing(record["settings"], settings)
     if difference:
         raise FailureError(

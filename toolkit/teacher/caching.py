@@ -22,6 +22,8 @@ from toolkit.models.zoo import FeatureReader
 from toolkit.views.plan import Plan
 from toolkit.views.render import Renderer, normalise
 
+_FEATURES_MAX = float(np.finfo(np.float16).max)
+
 
 @dataclass(frozen=True)
 class Part:
@@ -62,7 +64,7 @@ class TeacherPass:
     def run(self, images_nhwc: np.ndarray, rows_n: np.ndarray, plan: Plan, slot: int) -> tuple[np.ndarray, np.ndarray]:
         """(logits (n, c) in the stored dtype, features (n, d) float16) of the rows' views of `slot`.
 
-        Raises FailureError naming the first row whose logits are not finite, or do not fit the stored dtype.
+        Raises FailureError naming the first row whose logits are not finite, or when values do not fit their dtype.
         """
         view_n = plan.views(rows_n, slot + 1)[:, slot]
         dy_n, dx_n, mirrored_n = (torch.from_numpy(values).to(self.device) for values in plan.decode(view_n))
@@ -80,7 +82,12 @@ class TeacherPass:
                 features.append(features_bd)
             logits_nc = torch.cat(logits).cpu().numpy()
             features_nd = torch.cat(features).cpu().numpy()
-        return self._stored(logits_nc, rows_n), features_nd.astype(np.float16)
+        stored_nc = self._stored(logits_nc, rows_n)
+        if np.abs(features_nd).max() > _FEATURES_MAX:
+            raise FailureError(
+                f"teacher: features beyond ±{_FEATURES_MAX:,.0f} do not fit float16. Name another --teacher"
+            )
+        return stored_nc, features_nd.astype(np.float16)
 
     def _stored(self, logits_nc: np.ndarray, rows_n: np.ndarray) -> np.ndarray:
         bad = np.flatnonzero(~np.isfinite(logits_nc).all(axis=1))

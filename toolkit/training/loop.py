@@ -83,7 +83,8 @@ class Trainer:
         return -(-self.total_steps // self.source.batches_per_epoch)
 
     def run_epoch(self, progress: Progress = silent) -> EpochResult:
-        """One pass over the source, or what is left of the run. Raises FailureError naming the step of a NaN loss."""
+        """One pass over the source, or what is left of the run. Raises FailureError naming the step of a NaN loss, or
+        the epoch that left weights which are not finite."""
         self.model.train()
         losses: list[Tensor] = []  # device tensors: reading one would make the host wait
         hits: list[Tensor] = []
@@ -100,6 +101,7 @@ class Trainer:
                 tick(len(batch.labels_b))
         steps = torch.stack(losses)
         self._refuse_nan(steps, first_step)
+        self._refuse_broken_weights()
         elapsed_s = time.perf_counter() - start_s
         self.epoch += 1
         return EpochResult(
@@ -132,6 +134,12 @@ class Trainer:
         if len(bad):
             step = first_step + int(bad[0])
             raise FailureError(f"training: the loss at step {step} is not a number. Try a smaller --lr")
+
+    def _refuse_broken_weights(self) -> None:
+        """The last step may break them after the last loss was looked at."""
+        whole = torch.stack([tensor.isfinite().all() for tensor in self.model.state_dict().values()])
+        if not whole.all():
+            raise FailureError(f"training: the weights after step {self.step - 1} are not finite. Try a smaller --lr")
 
     def state(self) -> dict[str, Any]:
         return {

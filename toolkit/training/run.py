@@ -40,14 +40,20 @@ def run_to_end(
         saved = load_torch(checkpoint, made_by="the same command again after deleting this file")
         if saved.get("format") != _FORMAT:
             raise FailureError(f"{checkpoint}: not a training state of this version. Delete it to start again")
-        difference = differing(saved["settings"], settings)
+        difference = differing(saved.get("settings") or {}, settings)
         if difference:
             raise FailureError(
                 f"{checkpoint}: an unfinished run with other settings ({difference}). "
                 "Give this run another --name, or pass --force to start it again"
             )
-        trainer.load_state(saved["state"])
-        epochs = saved["epochs"]
+        try:
+            trainer.load_state(saved["state"])
+            epochs = list(saved["epochs"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise FailureError(
+                f"{checkpoint}: not a whole training state ({reason}). Delete it to start again"
+            ) from error
     while not trainer.finished:
         result = trainer.run_epoch(progress)
         epochs.append(asdict(result))
