@@ -29,7 +29,7 @@ def _bfloat16() -> str:
 
 def _commit() -> str:
     asked = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
-    done = subprocess.run(asked, cwd=RESULTS, capture_output=True, text=True, check=False)
+    done = subprocess.run(asked, cwd=RESULTS.parent, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
 
 

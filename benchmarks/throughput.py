@@ -36,7 +36,7 @@ from toolkit.distill.losses import distillation_loss
 from toolkit.formats.bundle import open_bundle
 from toolkit.formats.workspace import Workspace
 from toolkit.models.zoo import FeatureReader, build_model
-from toolkit.pipeline.cache import cache_teacher, load_teacher
+from toolkit.pipeline.cache import cache_teacher, load_model
 from toolkit.pipeline.data import ensure_packed, pack_data
 from toolkit.pipeline.knowledge import load_knowledge
 from toolkit.pipeline.runtime import compute_on
@@ -86,7 +86,7 @@ def repeated(step: Callable[[], Any]) -> float:
 def bench_cache(workspace: Workspace) -> Stage:
     compute = compute_on()
     data = ensure_packed(workspace, "fashion-mnist", limit=10_000)
-    record, model = load_teacher(find_teacher(workspace, None, "fashion-mnist")[1], data, compute)
+    record, model = load_model(find_teacher(workspace, None, "fashion-mnist")[1], data, compute)
     reader = FeatureReader(model)
     x_bchw = torch.randn(BATCH, 3, 28, 28).to(memory_format=torch.channels_last)
 

@@ -23,7 +23,7 @@ from toolkit.distill.losses import distillation_loss
 from toolkit.formats.checkpoint import load_checkpoint
 from toolkit.formats.dataset import open_packed
 from toolkit.models.zoo import FeatureReader, build_model
-from toolkit.pipeline.cache import load_teacher
+from toolkit.pipeline.cache import load_model
 from toolkit.pipeline.runtime import compute_on
 from toolkit.pipeline.teacher import PRETRAINED_FOLDER
 from toolkit.teacher.caching import TeacherPass
@@ -40,7 +40,7 @@ def cached_logits(digits: Path, precision: str, dtype: str, slots: int) -> np.nd
     """What cache-teacher keeps of ROWS: (v, n, c)."""
     data = open_packed(digits / "data" / "digits")
     compute = compute_on("cpu", precision)
-    record, model = load_teacher(TEACHER, data, compute)
+    record, model = load_model(TEACHER, data, compute)
     teacher = TeacherPass(
         FeatureReader(model), record.mean, record.std, compute.device, compute.dtype, precision, 100, dtype
     )
@@ -64,9 +64,7 @@ def student_from_cache(digits: Path, logits_vnc: np.ndarray, precision: str, ste
     return model
 
 
-def student_of_a_live_teacher(
-    digits: Path, slots: int, steps: int = STEPS, spoken: str = "float64"
-) -> torch.nn.Module:
+def student_of_a_live_teacher(digits: Path, slots: int, steps: int = STEPS, spoken: str = "float64") -> torch.nn.Module:
     """The loop others write, in float64: torchvision crops and mirrors each image, and the teacher runs at every step.
 
     The teacher's logits are rounded to `spoken`.

@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,24 @@ class DeferringFile(io.FileIO):
             self.check()
 
 
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it runs, and is somebody else's
+        return True
+    return True
+
+
+def _sweep(path: Path) -> None:
+    """Takes away what killed processes left under temporary names of `path`."""
+    for left in path.parent.glob(f".{escape(path.name)}.*.tmp"):
+        pid = left.name.split(".")[-2]
+        if pid.isdecimal() and not _runs(int(pid)):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path; what was written there becomes `path` when the block ends without an error.
@@ -89,6 +108,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
         yield temporary
         _fsync(temporary)
         temporary.replace(path)
@@ -105,16 +125,19 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """Like `whole_file` for a folder: `path` must not exist, or is replaced as a whole at the end."""
     temporary = _temporary(path)
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+        temporary.mkdir()
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
                 _fsync(file)
+        before = path.with_name(f".{path.name}.before.{os.getpid()}.tmp")
         if path.exists():
-            shutil.rmtree(path)
+            path.replace(before)  # deleting takes long, and must not come between the old and the new
         temporary.replace(path)
         _fsync(path.parent)
+        shutil.rmtree(before, ignore_errors=True)
     except OSError as error:
         raise refused(path, error) from error
     finally:

@@ -49,8 +49,8 @@ def slots_for(views: str, plan: Plan) -> int:
     return int(views)
 
 
-def load_teacher(path: Path, data: PackedData, compute: Compute) -> tuple[Checkpoint, torch.nn.Module]:
-    """The teacher's record and network, evaluating. Raises FailureError when it is not for these data, or broken."""
+def load_model(path: Path, data: PackedData, compute: Compute) -> tuple[Checkpoint, torch.nn.Module]:
+    """A checkpoint's record and its network, evaluating. Raises FailureError when broken or not for these data."""
     checkpoint = load_checkpoint(path)
     record = data.record
     if checkpoint.classes != record.classes:
@@ -117,7 +117,7 @@ def cache_teacher(
     name, file = find_teacher(workspace, teacher, dataset)
     plan = data.record.plan
     slots = slots_for(views, plan)
-    checkpoint, model = load_teacher(file, data, compute)
+    checkpoint, model = load_model(file, data, compute)
     job = _job(workspace, name, data, bundle)
     record = _record(job, name, checkpoint, data, compute, dtype, slots)
     with only_writer(job.path), ExitStack() as stack:
@@ -134,7 +134,7 @@ def cache_teacher(
             batch_size or (1024 if compute.device.type == "cuda" else 128),
             dtype,
         )
-        seconds = _run(job, record, old, teacher_pass, data, force, model, progress)
+        seconds = _run(job, record, old, teacher_pass, data, force, progress)
     with open_cache(job.path) as cache:
         return _result(job.path, cache, seconds, model, unchanged=False)
 
@@ -197,7 +197,6 @@ def _run(
     teacher: TeacherPass,
     data: PackedData,
     force: bool,
-    model: torch.nn.Module,
     progress: Progress,
 ) -> float:
     """Runs the missing parts and joins everything into the file; returns the seconds the teacher ran."""
@@ -216,14 +215,14 @@ def _run(
     run_parts(teacher, train, lambda part: job.rows_n[part.start : part.stop], plan, train_parts, parts, progress)
     run_parts(teacher, test, lambda part: np.arange(part.start, part.stop), plan, test_parts, parts, progress)
     seconds = time.perf_counter() - start_s
-    _join(job, record, old, parts, data, model)
+    # by parts, not by this process: a killed run's finished parts are behind these logits too
+    images = sum(part.stop - part.start for part in train_parts + test_parts)
+    _join(job, replace(record, teacher_images=images + (old.record.teacher_images if old else 0)), old, parts, data)
     parts.discard()
     return seconds
 
 
-def _join(
-    job: _Job, record: CacheRecord, old: CacheReader | None, parts: Parts, data: PackedData, model: torch.nn.Module
-) -> None:
+def _join(job: _Job, record: CacheRecord, old: CacheReader | None, parts: Parts, data: PackedData) -> None:
     """Writes the file from the old cache's datasets and the new parts."""
     rows = len(job.rows_n)
     train, test = data.split("train"), data.split("test")
@@ -243,8 +242,7 @@ def _join(
     else:
         test_logits = np.concatenate([parts.load(part.key, "logits") for part in parts_of("test", len(test), range(1))])
     top1 = 100 * float((test_logits.argmax(axis=1) == test.labels_n).mean())
-    images = images_seen(model) + (0 if old is None else old.record.teacher_images)
-    record = replace(record, teacher_top1=top1, teacher_images=images)
+    record = replace(record, teacher_top1=top1)
     labels_n = train.labels_n[job.rows_n]
     with new_cache(job.path, record) as out:
         out.write("rows", job.rows_n.astype(np.int64))

@@ -33,7 +33,7 @@ def evaluate(
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Accuracy (percent) of a checkpoint on a split, by default the test split of the data it was trained on."""
-    from toolkit.pipeline.cache import load_teacher
+    from toolkit.pipeline.cache import load_model
     from toolkit.pipeline.data import ensure_packed
     from toolkit.pipeline.runtime import compute_on
     from toolkit.training.evaluate import predict, top1
@@ -45,7 +45,7 @@ def evaluate(
         file = next((name for name in names if name.is_file()), names[0])
     record = load_checkpoint(file, "kdtool distill or kdtool train-teacher")
     data = ensure_packed(workspace, dataset or record.dataset, data_dir, limit, progress=progress)
-    _, model = load_teacher(file, data, compute)
+    _, model = load_model(file, data, compute)
     beton = data.split(split)
     predicted_n = predict(model, beton.frames(), record.mean, record.std, compute.device, compute.precision)
     per_class = {

@@ -9,24 +9,21 @@ from typing import Any
 
 from torch import nn
 
-from toolkit.core.errors import FailureError
-from toolkit.core.files import read_json, write_json
+from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.hashing import checked_seed
 from toolkit.core.locks import only_writer
 from toolkit.core.progress import Progress, silent
 from toolkit.core.recipes import Recipe, resolve_recipe
-from toolkit.core.versions import command_line, now, versions
 from toolkit.distill.losses import distillation_loss
 from toolkit.distill.settings import DistillSettings
 from toolkit.formats.bundle import Bundle, open_bundle
-from toolkit.formats.checkpoint import Checkpoint, save_checkpoint
 from toolkit.formats.dataset import PackedData, pack_command
 from toolkit.formats.workspace import Workspace
 from toolkit.models.zoo import build_model, images_seen
 from toolkit.pipeline.data import ensure_packed
 from toolkit.pipeline.knowledge import Knowledge, load_knowledge
+from toolkit.pipeline.run_folder import clear, earlier_result, keep
 from toolkit.pipeline.runtime import Compute, compute_on
-from toolkit.pipeline.teacher import unchanged
 from toolkit.training.evaluate import predict, top1
 from toolkit.training.loop import EpochResult, Trainer
 from toolkit.training.resident import ResidentSource
@@ -61,7 +58,7 @@ def distill(
 ) -> dict[str, Any]:
     """Trains a student on a bundle (default: the newest) and its cached targets; `views` uses only the first few slots.
 
-    `iterations` ends the run after that many steps, whatever `epochs` says. A killed run resumes; a finished one with
+    `iterations`, instead of `epochs`, ends the run after that many steps. A killed run resumes; a finished one with
     the same settings is returned as it is. `top1` and `agreement` (percent, test split) are the last epoch's, never the
     best one's. Raises UsageError or FailureError.
     """
@@ -69,6 +66,8 @@ def distill(
     compute = compute_on(device, precision, threads)
     settled = resolve_recipe(recipe, epochs, batch_size, lr)
     checked_seed(seed)
+    if epochs is not None and iterations is not None:
+        raise UsageError(f"--epochs {epochs} and --iterations {iterations} both say how long: give one of them")
     bundle = open_bundle(workspace.subset(subset) if subset is not None else workspace.newest_subset())
     batches_per_epoch = -(-bundle.record.rows // settled.batch_size)
     steps = iterations or settled.epochs * batches_per_epoch
@@ -76,46 +75,43 @@ def distill(
     knowledge = None if alpha == 0 else load_knowledge(bundle, teacher, match, settled.epochs, views)
     settings = _settings(bundle, knowledge, asked, settled, compute, recipe, arch, width, seed, steps)
     folder = workspace.run(_default_name(settings, iterations) if name is None else name)
-    finished = folder / "run.json"
-    with only_writer(folder / "student.pt"):
-        if finished.is_file() and not force:
-            return unchanged(read_json(finished, "the same command with --force"), settings, folder)
+    weights, finished = folder / "student.pt", folder / "run.json"
+    with only_writer(weights):
+        earlier = earlier_result(finished, settings, force)
+        if earlier is not None:
+            return earlier
         test_data = _test_data(workspace, bundle, data_dir, progress)
         images_before = images_seen()
         source = _source(bundle, knowledge, settled.batch_size, seed, compute)
         model = compute.place(build_model(arch, bundle.data.classes, width, seed))
-        if force:  # only now that nothing is wrong with what was asked for
-            for file in (finished, folder / "student.pt", folder / "checkpoint.pt"):
-                file.unlink(missing_ok=True)
+        if force:
+            clear(finished, weights)
         on_start(f"subset {bundle.folder} ({bundle.record.rows:,} rows)")
         loss = distillation_loss(alpha, temperature)
         trainer = Trainer(model, source, loss, settled, steps, compute.device, compute.precision)
         history = run_to_end(trainer, folder, settings, progress, on_epoch)
-        scores = _test_scores(model, test_data, knowledge, compute)
-        _save_student(folder, model, bundle, settings, scores["top1"])
         seconds = sum(epoch["elapsed_s"] for epoch in history)
         result = {
             "path": str(folder),
             "name": folder.name,
             **{key: settings[key] for key in ("subset", "teacher")},
-            **scores,
+            **_test_scores(model, test_data, knowledge, compute),
             **{key: settings[key] for key in ("alpha", "temperature", "match", "views", "epochs", "seed")},
             "images_per_s": sum(epoch["images"] for epoch in history) / seconds,
             "seconds": seconds,
             "teacher_forward_passes": images_seen() - images_before - images_seen(model),
         }
-        record = {
-            "result": result,
-            "settings": settings,
-            "teacher_images_behind_targets": knowledge.record.teacher_images if knowledge else 0,
-            "student_images": images_seen(model),
-            "subset": {key: value for key, value in asdict(bundle.record).items() if key != "data"},
-            "command": command_line(),
-            "created": now(),
-            "versions": versions(),
-        }
-        write_json(finished, record)
-        (folder / "checkpoint.pt").unlink(missing_ok=True)
+        keep(
+            finished,
+            weights,
+            model,
+            bundle.data,
+            settings,
+            result,
+            teacher_images_behind_targets=knowledge.record.teacher_images if knowledge else 0,
+            student_images=images_seen(model),
+            subset={key: value for key, value in asdict(bundle.record).items() if key != "data"},
+        )
     return result
 
 
@@ -207,24 +203,3 @@ def _test_scores(
     predicted_n = predict(model, test.frames(), record.mean, record.std, compute.device, compute.precision)
     agreement = None if knowledge is None else top1(predicted_n, knowledge.test_classes)
     return {"top1": top1(predicted_n, test.labels_n), "agreement": agreement}
-
-
-def _save_student(
-    folder: Path, model: nn.Module, bundle: Bundle, settings: dict[str, Any], accuracy: float | None
-) -> None:
-    data = bundle.data
-    student = Checkpoint(
-        arch=settings["arch"],
-        width=settings["width"],
-        classes=data.classes,
-        dataset=data.dataset,
-        data_fingerprint=data.train_fingerprint,
-        mean=data.mean,
-        std=data.std,
-        seed=settings["seed"],
-        top1=accuracy or 0.0,
-        settings={**settings, "command": command_line()},
-        versions=versions(),
-        weights=model.state_dict(),
-    )
-    save_checkpoint(folder / "student.pt", student)

@@ -7,24 +7,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from toolkit.core.errors import FailureError
-from toolkit.core.files import read_json, write_json
 from toolkit.core.hashing import checked_seed
 from toolkit.core.locks import only_writer
 from toolkit.core.progress import Progress, silent
 from toolkit.core.recipes import resolve_recipe
-from toolkit.core.versions import command_line, now, versions
 from toolkit.formats.bundle import open_bundle
-from toolkit.formats.checkpoint import Checkpoint, save_checkpoint
+from toolkit.formats.dataset import DataRecord, PackedData
 from toolkit.formats.workspace import Workspace, checked_name
 from toolkit.models.zoo import build_model
 from toolkit.pipeline.data import ensure_packed
-from toolkit.pipeline.runtime import compute_on
+from toolkit.pipeline.run_folder import clear, earlier_result, keep
+from toolkit.pipeline.runtime import Compute, compute_on
 from toolkit.teacher.train import label_loss
 from toolkit.training.evaluate import predict, top1
 from toolkit.training.loop import EpochResult, Trainer
 from toolkit.training.resident import ResidentSource
-from toolkit.training.run import differing, run_to_end
+from toolkit.training.run import run_to_end
 
 PRETRAINED_FOLDER = Path(__file__).parent.parent / "pretrained"
 PRETRAINED = {"fashion-mnist": "fashion-mnist-resnet20", "digits": "digits-resnet8"}
@@ -86,90 +87,70 @@ def train_teacher(
     settled = resolve_recipe(recipe, epochs, batch_size, lr)
     checked_seed(seed)
     data = ensure_packed(workspace, dataset, data_dir, limit, progress=progress)
-    record = data.record
-    wide = "" if width == 16 else f"-w{width}"
-    part = "" if subset is None else f"-on-{workspace.subset(subset).name}"
-    default = f"{record.key}-{arch.replace(':', '-')}{wide}{part}-s{seed}"
-    name = checked_name(default if name is None else name)
-    folder = workspace.teacher(name)
     settings = {
         "dataset": dataset,
-        "data_fingerprint": record.train_fingerprint,
+        "data_fingerprint": data.record.train_fingerprint,
         "arch": arch,
         "width": width,
         "seed": seed,
         "subset": subset,
         "precision": compute.precision,
         "device": compute.device.type,
+        "recipe": recipe,
         **asdict(settled),
         "milestones": list(settled.milestones),
     }
-    finished = folder / "train.json"
-    with only_writer(folder / "teacher.pt"):
-        if finished.is_file() and not force:
-            return unchanged(read_json(finished, "the same command with --force"), settings, folder)
-        train, test = data.split("train"), data.split("test")
-        rows = None if subset is None else open_bundle(workspace.subset(subset)).rows_of(record)
-        source = ResidentSource(
-            train.frames(rows),
-            train.labels_n if rows is None else train.labels_n[rows],
-            train.rows_n if rows is None else train.rows_n[rows],
-            record.plan,
-            record.mean,
-            record.std,
-            settled.batch_size,
-            seed,
-            compute.device,
-            compute.dtype,
-        )
-        model = compute.place(build_model(arch, record.classes, width, seed))
-        if force:  # only now that nothing is wrong with what was asked for
-            for file in (finished, folder / "teacher.pt", folder / "checkpoint.pt"):
-                file.unlink(missing_ok=True)
+    name = checked_name(_default_name(workspace, data.record, settings) if name is None else name)
+    folder = workspace.teacher(name)
+    weights, finished = folder / "teacher.pt", folder / "train.json"
+    with only_writer(weights):
+        earlier = earlier_result(finished, settings, force)
+        if earlier is not None:
+            return earlier
+        rows = None if subset is None else open_bundle(workspace.subset(subset)).rows_of(data.record)
+        source = _source(data, rows, settled.batch_size, seed, compute)
+        test = data.split("test")
+        model = compute.place(build_model(arch, data.record.classes, width, seed))
+        if force:
+            clear(finished, weights)
         steps = settled.epochs * source.batches_per_epoch
         trainer = Trainer(model, source, label_loss, settled, steps, compute.device, compute.precision)
         history = run_to_end(trainer, folder, settings, progress, on_epoch)
-        accuracy = top1(
-            predict(model, test.frames(), record.mean, record.std, compute.device, compute.precision), test.labels_n
-        )
-        save_checkpoint(
-            folder / "teacher.pt",
-            Checkpoint(
-                arch=arch,
-                width=width,
-                classes=record.classes,
-                dataset=dataset,
-                data_fingerprint=record.train_fingerprint,
-                mean=record.mean,
-                std=record.std,
-                seed=seed,
-                top1=accuracy,
-                settings={**settings, "command": command_line()},
-                versions=versions(),
-                weights=model.state_dict(),
-            ),
-        )
+        mean, std = data.record.mean, data.record.std
+        predicted_n = predict(model, test.frames(), mean, std, compute.device, compute.precision)
         result = {
-            "path": str(folder / "teacher.pt"),
+            "path": str(weights),
             "name": name,
-            "top1": accuracy,
+            "top1": top1(predicted_n, test.labels_n),
             "rows": len(source),
             "epochs": settled.epochs,
             "seconds": sum(epoch["elapsed_s"] for epoch in history),
         }
-        write_json(finished, {"result": result, "settings": settings, "created": now(), "versions": versions()})
-        (folder / "checkpoint.pt").unlink(missing_ok=True)
+        keep(finished, weights, model, data.record, settings, result)
     return result
 
 
-def unchanged(record: dict[str, Any], settings: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The result of a finished run. Raises FailureError when its settings were others, naming them."""
-    if not all(isinstance(record.get(part), dict) for part in ("settings", "result")) or "top1" not in record["result"]:
-        raise FailureError(f"{folder}: the record of its run is not whole. Pass --force to replace it")
-    difference = differing(record["settings"], settings)
-    if difference:
-        raise FailureError(
-            f"{folder}: a finished run with other settings ({difference}). "
-            "Give this one another --name, or pass --force to replace it"
-        )
-    return record["result"]
+def _default_name(workspace: Workspace, data: DataRecord, settings: dict[str, Any]) -> str:
+    wide = "" if settings["width"] == 16 else f"-w{settings['width']}"
+    part = "" if settings["subset"] is None else f"-on-{workspace.subset(settings['subset']).name}"
+    return f"{data.key}-{settings['arch'].replace(':', '-')}{wide}{part}-s{settings['seed']}"
+
+
+def _source(
+    data: PackedData, rows_m: np.ndarray | None, batch_size: int, seed: int, compute: Compute
+) -> ResidentSource:
+    """The training split, or its rows `rows_m`."""
+    train, record = data.split("train"), data.record
+    rows_m = np.arange(len(train)) if rows_m is None else rows_m
+    return ResidentSource(
+        train.frames(rows_m),
+        train.labels_n[rows_m],
+        train.rows_n[rows_m],
+        record.plan,
+        record.mean,
+        record.std,
+        batch_size,
+        seed,
+        compute.device,
+        compute.dtype,
+    )

@@ -14,6 +14,8 @@ from toolkit.core.progress import Progress, silent
 from toolkit.formats.checkpoint import load_torch, save_torch
 from toolkit.training.loop import EpochResult, Trainer
 
+CHECKPOINT = "checkpoint.pt"
+
 _FORMAT = "kdtool training state 1"
 
 
@@ -34,7 +36,7 @@ def run_to_end(
 
     A checkpoint of the same `settings` is resumed from. Raises FailureError when its settings differ, naming how.
     """
-    checkpoint = folder / "checkpoint.pt"
+    checkpoint = folder / CHECKPOINT
     epochs: list[dict[str, Any]] = []
     if checkpoint.is_file():
         saved = load_torch(checkpoint, made_by="the same command again after deleting this file")

@@ -1,0 +1,75 @@
+"""What train-teacher and distill share: a run's folder, made once, resumed while unfinished, replaced on request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from toolkit.core.errors import FailureError
+from toolkit.core.files import read_json, write_json
+from toolkit.core.versions import command_line, now, versions
+from toolkit.formats.checkpoint import Checkpoint, save_checkpoint
+from toolkit.formats.dataset import DataRecord
+from toolkit.training.run import CHECKPOINT, differing
+
+
+def earlier_result(record: Path, settings: dict[str, Any], force: bool) -> dict[str, Any] | None:
+    """The result in a finished run's record, if it is there and not to be replaced.
+
+    Raises FailureError when it was made with other settings, naming them.
+    """
+    if force or not record.is_file():
+        return None
+    content = read_json(record, "the same command with --force")
+    if (
+        not all(isinstance(content.get(part), dict) for part in ("settings", "result"))
+        or "top1" not in content["result"]
+    ):
+        raise FailureError(f"{record.parent}: the record of its run is not whole. Pass --force to replace it")
+    difference = differing(content["settings"], settings)
+    if difference:
+        raise FailureError(
+            f"{record.parent}: a finished run with other settings ({difference}). "
+            "Give this one another --name, or pass --force to replace it"
+        )
+    return content["result"]
+
+
+def clear(record: Path, weights: Path) -> None:
+    """Takes away what an earlier run left, once nothing is wrong with what was asked for instead."""
+    for file in (record, weights, record.parent / CHECKPOINT):
+        file.unlink(missing_ok=True)
+
+
+def keep(
+    record: Path,
+    weights: Path,
+    model: nn.Module,
+    data: DataRecord,
+    settings: dict[str, Any],
+    result: dict[str, Any],
+    **more: Any,
+) -> None:
+    """Writes the weights, then the record that says the run is finished; then its training state may go."""
+    save_checkpoint(
+        weights,
+        Checkpoint(
+            arch=settings["arch"],
+            width=settings["width"],
+            classes=data.classes,
+            dataset=data.dataset,
+            data_fingerprint=data.train_fingerprint,
+            mean=data.mean,
+            std=data.std,
+            seed=settings["seed"],
+            top1=result["top1"],
+            settings={**settings, "command": command_line()},
+            versions=versions(),
+            weights=model.state_dict(),
+        ),
+    )
+    made = {"command": command_line(), "created": now(), "versions": versions()}
+    write_json(record, {"result": result, "settings": settings, **more, **made})
+    (record.parent / CHECKPOINT).unlink(missing_ok=True)
