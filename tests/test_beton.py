@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -94,6 +96,16 @@ def test_cutting_is_independent_of_the_writers_page_order(tmp_path: Path):
     assert (
         open_beton(tmp_path / "a.beton").content_fingerprint() == open_beton(tmp_path / "b.beton").content_fingerprint()
     )
+
+
+def test_packing_ends_on_a_machine_of_one_core(tmp_path: Path):
+    """Numba's TBB pool waits for ever at exit after a fork on one core; the timeout is for a hang, not for speed."""
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+        f"from toolkit.cli import cli; cli(['pack', '-w', {str(tmp_path)!r}, '--dataset', 'digits'])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=300, check=False).returncode == 0
+    assert open_beton(tmp_path / "data" / "digits" / "train.beton").labels_n.shape == (1442,)
 
 
 def test_fingerprint_sees_one_changed_pixel_and_one_changed_label(tmp_path: Path):

@@ -23,7 +23,7 @@ FIELDS = ("image", "label", "row")
 PAGE_BYTES = 1 << 21  # FFCV's smallest: a small data set should make a small file
 
 _VERSION = 2
-_RAW = 1
+_JPEG, _RAW = 0, 1
 _HEADER = np.dtype(
     [("version", "<u2"), ("fields", "<u2"), ("page_bytes", "<u4"), ("rows", "<u8"), ("table", "<u8")], align=True
 )
@@ -132,6 +132,8 @@ def open_beton(path: Path, made_by: str = "kdtool pack") -> Beton:
     raw_bytes_n = images["height"].astype(np.int64) * images["width"] * 3
     if np.any((images["mode"] == _RAW) & (bytes_n != raw_bytes_n)):
         raise broken("truncated or overwritten: a frame's bytes are not those of its size")
+    if not np.isin(images["mode"], (_JPEG, _RAW)).all():
+        raise broken("truncated or overwritten: a frame is neither raw nor JPEG")
     return Beton(path, int(header["page_bytes"]), fields.tobytes(), records_n, bytes_n)
 
 

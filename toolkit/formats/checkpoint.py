@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,9 @@ def load_torch(path: Path, made_by: str) -> dict[str, Any]:
     if not path.is_file():
         raise FailureError(f"{path}: not found. Run: {made_by}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch also warns of files that it then refuses
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's own message advises to load it unsafely
         reason = "it is none, or holds more than tensors and plain values, which is never loaded"
         raise FailureError(f"{path}: not a readable checkpoint ({reason}). Run: {made_by}") from error

@@ -48,7 +48,7 @@ class Parts:
 
     def load(self, key: str, name: str) -> np.ndarray:
         try:
-            with np.load(self._path(key), allow_pickle=False) as arrays:
+            with self._path(key).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return arrays[name]
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise FailureError(

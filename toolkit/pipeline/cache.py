@@ -24,7 +24,7 @@ from toolkit.core.versions import command_line, now, versions
 from toolkit.formats.bundle import Bundle, open_bundle
 from toolkit.formats.cache import BLOCK_ROWS, DTYPES, CacheReader, CacheRecord, new_cache, open_cache
 from toolkit.formats.checkpoint import Checkpoint, load_checkpoint
-from toolkit.formats.dataset import PackedData
+from toolkit.formats.dataset import SPLITS, PackedData
 from toolkit.formats.parts import Parts
 from toolkit.formats.workspace import Workspace
 from toolkit.models.zoo import FeatureReader, build_model, images_seen, load_weights
@@ -114,6 +114,8 @@ def cache_teacher(
     if bundle is not None:
         dataset, limit = bundle.data.dataset, bundle.data.limit
     data = ensure_packed(workspace, dataset, data_dir, limit, progress=progress)
+    for split in SPLITS:
+        data.split(split)  # a damaged one is refused before anything is compared with it
     name, file = find_teacher(workspace, teacher, dataset)
     plan = data.record.plan
     slots = slots_for(views, plan)
