@@ -31,8 +31,9 @@ def kdtool(*words: str) -> dict[str, Any]:
 def main() -> None:
     cache = kdtool("cache-teacher")
     subset = kdtool("build-subset", "--frac", str(FRACTION))
-    taught = kdtool("distill", "--epochs", str(EPOCHS))
-    alone = kdtool("distill", "--epochs", str(EPOCHS), "--alpha", "0")
+    # named, so that a subset built since an earlier demo is not taken for the newest
+    training = ("distill", "--subset", subset["name"], "--epochs", str(EPOCHS))
+    taught, alone = kdtool(*training), kdtool(*training, "--alpha", "0")
     rows = [
         ["teacher (ResNet-20, all the data)", "60,000", "", f"{cache['teacher_top1']:.2f} %", ""],
         *(

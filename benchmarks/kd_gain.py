@@ -3,8 +3,9 @@
     python -m benchmarks.kd_gain                 # runs what is missing, appends to results/kd_gain.jsonl, prints
     python -m benchmarks.kd_gain --table         # prints the table of what is there
 
-A seed decides subset, initialisation, order and views; the three students of a seed share all of them. Written down
-before running: KD with a view for every epoch should beat no KD by at least one point on average.
+A seed decides subset, initialisation and order, which the three students of a seed share. Each row shows views in its
+own order: the student with a cached view for each epoch those 30, the two others all 50 of the family in turn. Written
+down before running: KD with a view for every epoch should beat no KD by at least one point on average.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def run_seed(seed: int, missing: list[str]) -> None:
 
 
 def show(lines: list[dict[str, Any]]) -> None:
+    lines = sorted(lines, key=lambda line: line["seed"])  # so that lists pair by seed
     accuracy = {name: [line["top1"] for line in lines if line["student"] == name] for name in STUDENTS}
     base = accuracy["no KD"]
     rows = []
@@ -71,7 +73,10 @@ def main() -> None:
             missing = [name for name in STUDENTS if name not in done]
             if missing:
                 run_seed(seed, missing)
-    show(read_lines(FILE))
+    lines = read_lines(FILE)
+    if not lines:
+        sys.exit(f"{FILE}: no results yet. Run: python -m benchmarks.kd_gain")
+    show(lines)
 
 
 if __name__ == "__main__":

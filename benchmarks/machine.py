@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from toolkit.core.device import cpu_bfloat16
 from toolkit.core.versions import now, versions
 
 RESULTS = Path(__file__).parent / "results"
@@ -19,12 +20,6 @@ RESULTS = Path(__file__).parent / "results"
 def _cpu() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _bfloat16() -> str:
-    if torch.cpu._is_amx_tile_supported():
-        return "AMX"
-    return "AVX512-BF16" if torch.cpu._is_avx512_bf16_supported() else "none"
 
 
 def _commit() -> str:
@@ -39,7 +34,7 @@ def facts() -> dict[str, Any]:
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
-        "bfloat16": _bfloat16(),
+        "bfloat16": cpu_bfloat16() or "none",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": platform.platform(),
         "versions": versions(),

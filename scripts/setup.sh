@@ -25,9 +25,11 @@ apt_install() {
 # What the interpreter itself lacks, as Debian package names.
 python_packages() {
     if ! command -v "$python" >/dev/null; then echo python3 python3-venv python3-dev; return; fi
-    "$python" -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
+    local package
+    package=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || echo "$package-venv"
     "$python" -c 'import os, sys, sysconfig
-sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' || echo python3-dev
+sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' || echo "$package-dev"
 }
 
 system_packages() {
@@ -37,8 +39,10 @@ system_packages() {
     [ -e /usr/include/turbojpeg.h ] || pkg-config --exists libturbojpeg 2>/dev/null || echo libturbojpeg0-dev
     [ -e /usr/include/opencv4/opencv2/imgproc.hpp ] || echo libopencv-imgproc-dev
     # the opencv-python wheel, which ffcv imports, loads these two
-    ldconfig -p | grep -q 'libGL\.so\.1' || echo libgl1
-    ldconfig -p | grep -q 'libgthread-2\.0\.so' || echo libglib2.0-0
+    local libraries
+    libraries=$(PATH="$PATH:/sbin:/usr/sbin" ldconfig -p)  # whole: grep -q would end it by a broken pipe
+    grep -q 'libGL\.so\.1' <<<"$libraries" || echo libgl1
+    grep -q 'libgthread-2\.0\.so' <<<"$libraries" || echo libglib2.0-0
 }
 
 stamp="$venv/.kdtool-setup"
@@ -61,7 +65,7 @@ fi
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
     || die "kdtool needs Python >= 3.10, found $("$python" --version). Name another: make setup PYTHON=python3.12"
 
-[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+"$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv "$venv"  # half-made ones too
 
 if ! "$venv/bin/python" -c 'from importlib.metadata import version; assert version("ffcv") == "1.0.2"' 2>/dev/null; then
     shim=$(mktemp -d)

@@ -63,7 +63,7 @@ def test_every_command_has_help_with_an_example_that_parses(name: str):
 
 
 def test_the_three_commands_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """With the default data set cut to 200 rows by the environment of this test only: everything else is default."""
+    """On Fashion-MNIST cut to 200 rows of each split; everything else is default."""
     if not FASHION.is_dir():
         pytest.skip("Debian's dataset-fashion-mnist is not installed")
     monkeypatch.chdir(tmp_path)
@@ -180,6 +180,60 @@ def test_alpha_zero_needs_no_targets_and_is_plain_training(copied: Path):
     assert (run["agreement"], run["teacher"], run["epochs"]) == (None, None, 2)
 
 
+@pytest.mark.parametrize("match", ["exact", "nearest", "mean"])
+def test_every_match_learns_from_the_teacher(copied: Path, match: str):
+    words = ["distill", "-w", copied, "--subset", "third", "--views", "3", "--match", match, "--epochs", "12"]
+    run = made(*words, "--batch-size", "32")
+    assert (run["match"], run["views"]) == (match, 3)
+    assert run["agreement"] > 60 and run["top1"] > 60  # ten classes: chance is 10
+
+
+def test_a_run_longer_than_its_views_takes_their_mean(copied: Path):
+    common = ["distill", "-w", copied, "--subset", "third", "--views", "3"]
+    assert made(*common, "--epochs", "3")["match"] == "exact"
+    assert made(*common, "--epochs", "4")["match"] == "mean"
+
+
+def test_an_indexed_subset_trains_to_the_weights_of_a_copied_one(copied: Path):
+    common = ["-w", copied, "--dataset", "digits", "--frac", "0.2"]
+    weights = []
+    for name, flags in (("whole", []), ("indexed", ["--index-only"])):
+        made("build-subset", *common, "--name", name, *flags)
+        run = made("distill", "-w", copied, "--subset", name, "--epochs", "2")
+        weights.append(load_checkpoint(Path(run["path"]) / "student.pt").weights)
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not (copied / "subsets" / "indexed" / "images.beton").exists()
+
+
+def test_changed_targets_are_not_taken_for_the_same_run(copied: Path):
+    """A cache made again otherwise reaches the bundle, and a finished run is not returned for it."""
+    run = ["distill", "-w", copied, "--subset", "third", "--epochs", "1", "--views", "2", "--name", "one"]
+    made(*run)
+    again = ["cache-teacher", "-w", copied, "--dataset", "digits", "--views", "all", "--dtype", "float32", "--force"]
+    made(*again)
+    made("build-subset", "-w", copied, "--dataset", "digits", "--frac", "0.3", "--name", "third")
+    with open_cache(copied / "subsets" / "third" / "targets" / "digits-resnet8.h5") as targets:
+        assert targets.record.dtype == "float32"
+    refused = kdtool(*run)
+    assert refused.exit_code == 1 and "targets_fingerprint" in refused.stderr
+
+
+def test_replacing_a_bundle_keeps_targets_that_cost_a_teacher(tmp_path: Path):
+    words = ["build-subset", "-w", tmp_path, "--dataset", "digits", "--frac", "0.2", "--name", "fifth"]
+    made(*words)
+    made("cache-teacher", "-w", tmp_path, "--subset", "fifth", "--views", "2")
+    assert made(*words, "--force")["targets"] == ["digits-resnet8"]
+
+
+def test_inspect_sees_one_changed_pixel_of_a_subset(copied: Path):
+    path = copied / "subsets" / "third" / "images.beton"
+    content = bytearray(path.read_bytes())
+    content[int(open_beton(path).records_n["image"]["ptr"][7])] ^= 1
+    path.write_bytes(content)
+    seen = kdtool("inspect", path.parent)
+    assert seen.exit_code == 1 and "content" in seen.stderr
+
+
 def test_teacher_forward_passes_are_counted_where_they_happen(digits: Path, tmp_path: Path, monkeypatch):
     """A loss that calls a live teacher is found out."""
     live = build_model("resnet8", 10).eval()
@@ -230,6 +284,7 @@ def test_evaluate_repeats_a_runs_accuracy(copied: Path):
 
 def test_inspect_describes_every_kind_of_artifact(copied: Path):
     run = made("distill", "-w", copied, "--subset", "third", "--epochs", "1")
+    taught = made("train-teacher", "-w", copied, "--dataset", "digits", "--arch", "resnet8", "--epochs", "1")
     kinds = {
         "packed data": copied / "data" / "digits",
         "FFCV file": copied / "data" / "digits" / "test.beton",
@@ -237,6 +292,7 @@ def test_inspect_describes_every_kind_of_artifact(copied: Path):
         "cache": copied / "teachers" / "digits-resnet8" / "cache.h5",
         "targets": copied / "subsets" / "hard" / "targets" / "digits-resnet8.h5",
         "run": Path(run["path"]),
+        "teacher": Path(taught["path"]).parent,
         "checkpoint": Path(run["path"]) / "student.pt",
     }
     for kind, path in kinds.items():
@@ -250,6 +306,7 @@ def test_distill_takes_the_newest_subset_and_says_which(copied: Path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "created": "2999-01-01T00:00:00Z"}))
     result = kdtool("distill", "-w", copied, "--epochs", "1")
     assert "subsets/hard" in result.stderr
+    assert "subsets/hard" in kdtool("distill", "-w", copied, "--epochs", "1").stderr  # finished before
 
 
 def test_a_bundle_trains_on_another_machine(copied: Path, tmp_path: Path):

@@ -390,3 +390,11 @@ def test_written_json_ends_with_a_newline(tmp_path):
     text = (tmp_path / "run.json").read_text()
     assert text.endswith("}\n")
     assert json.loads(text) == {"a": 1}
+
+
+def test_the_papers_presets_are_the_papers():
+    cifar, imagenet = RECIPES["paper-cifar"], RECIPES["paper-imagenet"]
+    assert (cifar.epochs, cifar.batch_size, cifar.lr, cifar.momentum, cifar.weight_decay) == (240, 64, 0.05, 0.9, 5e-4)
+    assert (imagenet.batch_size, imagenet.lr, imagenet.momentum, imagenet.weight_decay) == (128, 0.1, 0.9, 5e-4)
+    assert imagenet.schedule == "cosine"
+    assert not cifar.nesterov and not imagenet.nesterov

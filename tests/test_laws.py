@@ -17,9 +17,13 @@ import torch
 import torch.nn.functional as F
 import torchvision.transforms.functional as TF
 
+import toolkit.formats.cache
+import toolkit.pipeline.cache
+import toolkit.teacher.caching
 from tests.conftest import made, start_kdtool
 from toolkit.core.recipes import RECIPES, lr_at
 from toolkit.distill.losses import distillation_loss
+from toolkit.formats.bundle import open_bundle
 from toolkit.formats.checkpoint import load_checkpoint
 from toolkit.formats.dataset import open_packed
 from toolkit.models.zoo import FeatureReader, build_model
@@ -247,11 +251,60 @@ def test_law_5_targets_of_a_subset_are_the_caches(digits: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("frac", [0.0071, 0.1, 1 / 3, 0.5, 0.9999, 1])
 @pytest.mark.parametrize(("method", "balance"), [("random", True), ("hardest", True), ("easiest", False)])
-def test_law_7_subsets_have_exactly_the_rows_asked_for(
+def test_law_7_subsets_have_exactly_the_rows_asked_for_and_every_class(
     digits: Path, tmp_path: Path, frac: float, method: str, balance: bool
 ):
     shutil.copytree(digits / "data", tmp_path / "data")
     shutil.copytree(digits / "teachers", tmp_path / "teachers")
     flag = "--balance" if balance else "--no-balance"
-    words = ["build-subset", "-w", tmp_path, "--dataset", "digits", "--method", method, flag, "--index-only"]
-    assert made(*words, "--frac", frac)["rows"] == round(frac * 1442)
+    words = ["build-subset", "-w", tmp_path, "--dataset", "digits", "--method", method, flag]
+    result = made(*words, "--frac", frac)
+    bundle = open_bundle(Path(result["path"]))
+    assert result["rows"] == len(bundle.rows_m) == len(set(bundle.rows_m)) == round(frac * 1442)
+    assert np.array_equal(np.unique(bundle.images().labels_n), np.arange(10))
+
+
+def test_laws_hold_across_many_parts_and_blocks(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Digits fit one part of 8,192 rows; with parts of 100 the cache, its scores and its targets must be the same."""
+    for module in (toolkit.formats.cache, toolkit.teacher.caching, toolkit.pipeline.cache):
+        monkeypatch.setattr(module, "BLOCK_ROWS", 100)
+    shutil.copytree(digits / "data", tmp_path / "data")
+    common = ["-w", tmp_path, "--dataset", "digits"]
+    # batches of 20 divide both part sizes, so that the same rows go through the teacher together
+    words = ["cache-teacher", *common, "--views", "3", "--precision", "float32", "--batch-size", "20"]
+    small = everything_in(Path(made(*words)["path"]))
+    made("build-subset", *common, "--frac", "0.3", "--name", "third")
+    targets = everything_in(tmp_path / "subsets" / "third" / "targets" / "digits-resnet8.h5")
+    assert len(small["checksums/slots/0/logits"]) == 15
+    monkeypatch.undo()
+    large = everything_in(Path(made(*words, "--force")["path"]))
+    names = [name for name in large if not name.startswith("checksums/")]
+    assert {name for name in small if not name.startswith("checksums/")} == set(names)
+    for name in names:
+        assert np.allclose(small[name].astype(float), large[name].astype(float), rtol=1e-3, atol=2e-2), name
+    for slot in range(3):
+        name = f"slots/{slot}/logits"
+        assert np.array_equal(targets[name], small[name][targets["rows"]])
+
+
+@pytest.mark.long
+def test_twenty_kills_at_random_moments_leave_the_same_cache_and_the_same_weights(digits: Path, tmp_path: Path):
+    shutil.copytree(digits, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "teachers")
+    cache = ["cache-teacher", "-w", tmp_path, "--dataset", "digits", "--views", "all", "--threads", "1"]
+    train = ["distill", "-w", tmp_path, "--subset", "third", "--epochs", "60", "--threads", "1", "--name"]
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        for words in (cache, [*train, "killed"]):
+            process = start_kdtool(*words)
+            time.sleep(float(rng.uniform(1, 8)))
+            process.kill()
+            process.communicate()
+    path = Path(made(*cache)["path"])
+    resumed = everything_in(path)
+    path.unlink()
+    whole = everything_in(Path(made(*cache)["path"]))
+    assert all(np.array_equal(resumed[name], whole[name]) for name in whole)
+    runs = [made(*train, name) for name in ("killed", "whole")]
+    ours, theirs = (load_checkpoint(Path(run["path"]) / "student.pt").weights for run in runs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

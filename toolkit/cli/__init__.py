@@ -33,7 +33,10 @@ class Pipeline(click.Group):
         except KdtoolError as error:
             _stop(error.exit_code, f"kdtool: {error}", debug)
         except (click.Abort, KeyboardInterrupt):
-            _stop(130, "kdtool: stopped. The same command goes on from its last finished part")
+            _stop(
+                130,
+                "kdtool: stopped. Run it again: cache-teacher and training go on from their last finished part",
+            )
         except click.ClickException as error:
             _stop(error.exit_code, f"kdtool: {error.format_message()}")
         except OSError as error:

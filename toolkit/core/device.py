@@ -30,10 +30,12 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def _cpu_multiplies_bfloat16() -> bool:
+def cpu_bfloat16() -> str | None:
+    """What multiplies bfloat16 on this CPU, or None. Torch has no public way to ask, and not every version this one."""
     import torch
 
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    kinds = {"AMX": "_is_amx_tile_supported", "AVX512-BF16": "_is_avx512_bf16_supported"}
+    return next((kind for kind, name in kinds.items() if getattr(torch.cpu, name, bool)()), None)
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
@@ -44,8 +46,11 @@ def resolve_precision(name: str, device: torch.device) -> str:
         raise unknown_name("precision", name, list(PRECISIONS))
     if name != "auto":
         return name
-    has_bfloat16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_multiplies_bfloat16()
-    return "bfloat16" if has_bfloat16 else "float32"
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = cpu_bfloat16() is not None
+    return "bfloat16" if fast else "float32"
 
 
 def parameter_dtype(precision: str) -> torch.dtype:

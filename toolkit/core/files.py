@@ -92,7 +92,10 @@ def _runs(pid: int) -> bool:
 
 
 def _sweep(path: Path) -> None:
-    """Takes away what killed processes left under temporary names of `path`."""
+    """Takes away what killed processes left under temporary names of `path`, and brings back a folder moved aside."""
+    for aside in path.parent.glob(f".{escape(path.name)}.before.*.tmp"):
+        if not path.exists():
+            aside.replace(path)
     for left in path.parent.glob(f".{escape(path.name)}.*.tmp"):
         pid = left.name.split(".")[-2]
         if pid.isdecimal() and not _runs(int(pid)):
@@ -135,7 +138,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
         before = path.with_name(f".{path.name}.before.{os.getpid()}.tmp")
         if path.exists():
             path.replace(before)  # deleting takes long, and must not come between the old and the new
-        temporary.replace(path)
+        try:
+            temporary.replace(path)
+        except OSError:
+            if before.exists():
+                before.replace(path)
+            raise
         _fsync(path.parent)
         shutil.rmtree(before, ignore_errors=True)
     except OSError as error:

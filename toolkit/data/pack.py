@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.core.errors import UsageError
+from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.progress import Progress, silent
 from toolkit.data.sources import Arrays, source_named
 from toolkit.formats.beton import open_beton
@@ -65,7 +65,10 @@ def pack(
     for split in SPLITS:
         images_nhwc, labels_n = _limited(source.load(split, data_dir), limit)
         path = folder / f"{split}.beton"
-        write_beton(_Samples(images_nhwc, labels_n), path, classes, workers, progress)
+        try:
+            write_beton(_Samples(images_nhwc, labels_n), path, classes, workers, progress)
+        except FailureError as error:
+            raise FailureError(f"data set {dataset}, {split} split: {error}") from error
         fingerprints[split] = open_beton(path).content_fingerprint()
         rows[split], shape = len(labels_n), images_nhwc.shape[1:3]
     return DataRecord(

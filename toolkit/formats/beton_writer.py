@@ -9,6 +9,8 @@ import ctypes
 import multiprocessing
 import os
 import queue
+import signal
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +29,7 @@ with torch_threads_kept():
     from ffcv.writer import DatasetWriter
 
 _POLL_S = 0.05
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Samples(Protocol):
@@ -48,23 +51,32 @@ class _Checked:
             image, label = self.samples[row]
         except OSError as error:  # told apart here from one of the disk that is written to
             raise FailureError(f"row {row}: could not be read ({error})") from error
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-            raise FailureError(
-                f"row {row}: expected an image of shape (height, width, 3) and type uint8, found {found}"
-            )
-        if 0 in image.shape or max(image.shape) >= 1 << 16:
-            raise FailureError(f"row {row}: expected an image of 1 to 65,535 pixels a side, found {image.shape[:2]}")
-        if image.nbytes > PAGE_BYTES:
-            raise FailureError(f"row {row}: expected an image of at most {PAGE_BYTES:,} bytes, found {image.nbytes:,}")
-        if not isinstance(label, (int, np.integer)) or not 0 <= label < self.classes:
-            raise FailureError(f"row {row}: expected a label from 0 to {self.classes - 1}, found {label}")
+        wrong = _what_is_wrong(image, label, self.classes)
+        if wrong:
+            raise FailureError(f"row {row}: expected {wrong}. Mend the source, then pack again")
         return image, int(label), row
+
+
+def _what_is_wrong(image: Any, label: Any, classes: int) -> str:
+    """`what was expected, found what`; nothing for a sample that FFCV can write."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        return f"an image of shape (height, width, 3) and type uint8, found {found}"
+    if 0 in image.shape or max(image.shape) >= 1 << 16:
+        return f"an image of 1 to 65,535 pixels a side, found {image.shape[:2]}"
+    if image.nbytes > PAGE_BYTES:
+        return f"an image of at most {PAGE_BYTES:,} bytes, found {image.nbytes:,}"
+    if not isinstance(label, (int, np.integer)) or not 0 <= label < classes:
+        return f"a label from 0 to {classes - 1}, found {label}"
+    return ""
 
 
 def _reporting(work: Callable[..., None], errors: Any, *arguments: Any) -> None:
     """Runs one of FFCV's workers; an error goes to the parent as its number in the operating system, if it has one,
-    and its text, instead of to the user's screen."""
+    and its text, instead of to the user's screen. A worker ends with its parent: it would hold its lock for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told too, and ends its workers
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
         work(*arguments)
     except Exception as error:
@@ -118,7 +130,8 @@ class SupervisedWriter(DatasetWriter):
                 try:
                     tables.append(results.get(timeout=_POLL_S))
                 except queue.Empty:
-                    self._raise_if_dead(workers, errors)
+                    if results.empty():  # a worker may have handed over its table and ended just now
+                        self._raise_if_dead(workers, errors)
                 tick(done.value - shown)
                 shown = done.value
         return [allocation for table in tables for allocation in table]
@@ -126,12 +139,13 @@ class SupervisedWriter(DatasetWriter):
     @staticmethod
     def _raise_if_dead(workers: list[Any], errors: Any) -> None:
         codes = [worker.exitcode for worker in workers if worker.exitcode not in (None, 0)]
-        if not codes:
+        if not codes and any(worker.is_alive() for worker in workers):
             return
         try:
             number, message = errors.get(timeout=1)
         except queue.Empty:
-            died = f"a writing process died (exit code {codes[0]}; a negative one is a signal, −9 often lack of memory)"
+            code = codes[0] if codes else 0
+            died = f"a writing process died (exit code {code}; a negative one is a signal, −9 often lack of memory)"
             number, message = None, f"{died}. Pack again with fewer --workers"
         if number is not None:
             raise OSError(number, os.strerror(number))

@@ -29,7 +29,8 @@ _MADE_BY = "kdtool build-subset --force, with its --frac and other settings"
 
 @dataclass(frozen=True)
 class SubsetRecord:
-    """What subset.json says. `scored_by` names score and teacher where a score chose the rows."""
+    """What subset.json says. `scored_by` names score and teacher where a score chose the rows; `images_fingerprint` is
+    of the image file, the packed training split's own where the subset only points into it."""
 
     name: str
     method: str
@@ -41,6 +42,7 @@ class SubsetRecord:
     rows: int
     class_counts: dict[str, int]
     rows_fingerprint: str
+    images_fingerprint: str
     bytes: int
     data: dict[str, Any]
     command: str
@@ -59,9 +61,10 @@ class SubsetRecord:
         said = {
             "dataset": self.data.get("dataset"),
             "limit": limit,
-            "frac": f"{self.fraction:g}",
+            "frac": repr(self.fraction),
             "method": self.method,
             "score": self.scored_by and self.scored_by.split(" of ")[0],
+            "teacher": self.scored_by and self.scored_by.split(" of ")[1],
             "seed": self.seed,
             "name": self.name,
         }

@@ -26,6 +26,7 @@ import numpy as np
 
 from toolkit.core.errors import FailureError, UsageError, unknown_name
 from toolkit.core.files import DeferringFile, whole_file
+from toolkit.core.hashing import fingerprint
 from toolkit.core.records import record_of
 from toolkit.views.plan import Plan
 
@@ -64,7 +65,16 @@ class CacheRecord:
 
     def identity(self) -> dict[str, Any]:
         """What must agree between a cache and whoever adds to it or learns from it."""
-        names = ("dataset", "data_fingerprint", "limit", "teacher_fingerprint", "plan", "precision", "dtype")
+        names = (
+            "dataset",
+            "data_fingerprint",
+            "test_fingerprint",
+            "limit",
+            "teacher_fingerprint",
+            "plan",
+            "precision",
+            "dtype",
+        )
         return {name: getattr(self, name) for name in names}
 
 
@@ -200,6 +210,11 @@ class CacheReader:
         except _DAMAGE as error:
             raise self._unreadable("", error) from error
         return [name for name in names if not name.startswith("checksums/")]
+
+    def fingerprint(self, slots: int) -> str:
+        """16 hexadecimal digits over what the first `slots` slots were made from, and their checksums."""
+        checksums = [self._file[f"checksums/slots/{slot}/logits"][()].tobytes() for slot in range(slots)]
+        return fingerprint(json.dumps(self.record.identity(), sort_keys=True), *checksums)
 
     def verify(self) -> int:
         """Reads every block of every dataset against its checksum; returns how many."""

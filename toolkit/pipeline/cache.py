@@ -76,9 +76,10 @@ def load_model(path: Path, data: PackedData, compute: Compute) -> tuple[Checkpoi
 
 @dataclass(frozen=True)
 class _Job:
-    """One cache to be made: of all rows, or of a bundle's."""
+    """One cache to be made: of all rows, or of a bundle's. `locked` is what only one command may write at a time."""
 
     path: Path
+    locked: Path
     kind: str
     rows_n: np.ndarray
     made_by: str
@@ -122,7 +123,7 @@ def cache_teacher(
     checkpoint, model = load_model(file, data, compute)
     job = _job(workspace, name, data, bundle)
     record = _record(job, name, checkpoint, data, compute, dtype, slots)
-    with only_writer(job.path), ExitStack() as stack:
+    with only_writer(job.locked), ExitStack() as stack:
         old = None if force else _usable(stack, job, record)
         if old is not None and old.slots >= slots:
             return _result(job.path, old, 0.0, model, unchanged=True)
@@ -144,9 +145,10 @@ def cache_teacher(
 def _job(workspace: Workspace, teacher: str, data: PackedData, bundle: Bundle | None) -> _Job:
     if bundle is None:
         made_by = f"kdtool cache-teacher --dataset {data.record.dataset} --force"
-        return _Job(workspace.cache(teacher, data.record.limit), "cache", np.arange(data.record.train_rows), made_by)
+        path = workspace.cache(teacher, data.record.limit)
+        return _Job(path, path, "cache", np.arange(data.record.train_rows), made_by)
     made_by = f"kdtool cache-teacher --subset {bundle.record.name} --force"
-    return _Job(bundle.targets_path(teacher), "targets", bundle.rows_of(data.record), made_by)
+    return _Job(bundle.targets_path(teacher), bundle.folder, "targets", bundle.rows_of(data.record), made_by)
 
 
 def _record(

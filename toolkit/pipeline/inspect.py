@@ -32,7 +32,7 @@ def evaluate(
     threads: int | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Accuracy (percent) of a checkpoint on a split, by default the test split of the data it was trained on."""
+    """Accuracy (percent) of a checkpoint on a split, by default the whole test split of the data set it learned."""
     from toolkit.pipeline.cache import load_model
     from toolkit.pipeline.data import ensure_packed
     from toolkit.pipeline.runtime import compute_on
@@ -78,6 +78,12 @@ def _inspect_data(folder: Path) -> dict[str, Any]:
 def _inspect_subset(folder: Path) -> dict[str, Any]:
     bundle = open_bundle(folder)
     images = bundle.images()
+    found = images.content_fingerprint()
+    if found != bundle.record.images_fingerprint:
+        raise FailureError(
+            f"{images.path}: content {found}, subset.json says {bundle.record.images_fingerprint}. "
+            f"Run: {bundle.record.made_by}"
+        )
     blocks = {}
     for teacher in bundle.teachers():
         with open_cache(
@@ -99,6 +105,12 @@ def _inspect_run(folder: Path) -> dict[str, Any]:
     if student.top1 != result["top1"]:
         raise FailureError(f"{folder}: student.pt and run.json are of different runs. Run: kdtool distill --force")
     return {"kind": "run", **result, "created": record["created"]}
+
+
+def _inspect_teacher(folder: Path) -> dict[str, Any]:
+    found = _inspect_checkpoint(folder / "teacher.pt")
+    caches = {path.name: _inspect_cache(path)["verified_blocks"] for path in sorted(folder.glob("cache*.h5"))}
+    return {**found, "kind": "teacher", "verified_blocks": caches}
 
 
 def _inspect_checkpoint(path: Path) -> dict[str, Any]:
@@ -141,6 +153,7 @@ FOLDERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "data.json": _inspect_data,
     "subset.json": _inspect_subset,
     "run.json": _inspect_run,
+    "train.json": _inspect_teacher,
 }
 FILES: dict[str, Callable[[Path], dict[str, Any]]] = {
     ".beton": _inspect_beton,

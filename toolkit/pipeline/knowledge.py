@@ -25,6 +25,7 @@ class Knowledge:
 
     targets: Targets
     record: CacheRecord
+    fingerprint: str
     test_classes: np.ndarray
 
 
@@ -78,7 +79,7 @@ def load_knowledge(
         if not 1 <= slots <= cache.slots:
             raise UsageError(f"--views must be 1 to {cache.slots}, which {cache.path} holds, got {slots}")
         targets = Targets(cache.logits(slots), resolve_match(match, slots, epochs, plan.size))
-        return Knowledge(targets, cache.record, cache.read("test/logits").argmax(axis=1))
+        return Knowledge(targets, cache.record, cache.fingerprint(slots), cache.read("test/logits").argmax(axis=1))
 
 
 def subset_loader(

@@ -9,6 +9,7 @@ from torch import nn
 
 from toolkit.core.errors import FailureError
 from toolkit.core.files import read_json, write_json
+from toolkit.core.recipes import RECIPES
 from toolkit.core.versions import command_line, now, versions
 from toolkit.formats.checkpoint import Checkpoint, save_checkpoint
 from toolkit.formats.dataset import DataRecord
@@ -37,10 +38,17 @@ def earlier_result(record: Path, settings: dict[str, Any], force: bool) -> dict[
     return content["result"]
 
 
-def clear(record: Path, weights: Path) -> None:
-    """Takes away what an earlier run left, once nothing is wrong with what was asked for instead."""
-    for file in (record, weights, record.parent / CHECKPOINT):
-        file.unlink(missing_ok=True)
+def forget(folder: Path) -> None:
+    """Takes away the state of an unfinished run; a finished one stays until the next is finished too."""
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def trained_name(settings: dict[str, Any]) -> str:
+    """The part of a default name that says how it was trained: nothing for the fast recipe as it is."""
+    preset = RECIPES[settings["recipe"]]
+    shown = {"b": "batch_size", "lr": "lr"}
+    changed = [f"-{sign}{settings[key]:g}" for sign, key in shown.items() if settings[key] != getattr(preset, key)]
+    return ("" if settings["recipe"] == "fast" else f"-{settings['recipe']}") + "".join(changed)
 
 
 def keep(

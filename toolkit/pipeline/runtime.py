@@ -16,6 +16,11 @@ class Compute:
     precision: str
 
     @property
+    def threads(self) -> int:
+        """CPU threads a resumed run must have too, to end in the same weights bit for bit."""
+        return torch.get_num_threads()
+
+    @property
     def dtype(self) -> torch.dtype:
         return parameter_dtype(self.precision)
 

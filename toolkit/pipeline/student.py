@@ -22,7 +22,7 @@ from toolkit.formats.workspace import Workspace
 from toolkit.models.zoo import build_model, images_seen
 from toolkit.pipeline.data import ensure_packed
 from toolkit.pipeline.knowledge import Knowledge, load_knowledge
-from toolkit.pipeline.run_folder import clear, earlier_result, keep
+from toolkit.pipeline.run_folder import earlier_result, forget, keep, trained_name
 from toolkit.pipeline.runtime import Compute, compute_on
 from toolkit.training.evaluate import predict, top1
 from toolkit.training.loop import EpochResult, Trainer
@@ -69,6 +69,7 @@ def distill(
     if epochs is not None and iterations is not None:
         raise UsageError(f"--epochs {epochs} and --iterations {iterations} both say how long: give one of them")
     bundle = open_bundle(workspace.subset(subset) if subset is not None else workspace.newest_subset())
+    on_start(f"subset {bundle.folder} ({bundle.record.rows:,} rows)")
     batches_per_epoch = -(-bundle.record.rows // settled.batch_size)
     steps = iterations or settled.epochs * batches_per_epoch
     settled = replace(settled, epochs=-(-steps // batches_per_epoch))
@@ -85,8 +86,7 @@ def distill(
         source = _source(bundle, knowledge, settled.batch_size, seed, compute)
         model = compute.place(build_model(arch, bundle.data.classes, width, seed))
         if force:
-            clear(finished, weights)
-        on_start(f"subset {bundle.folder} ({bundle.record.rows:,} rows)")
+            forget(folder)
         loss = distillation_loss(alpha, temperature)
         trainer = Trainer(model, source, loss, settled, steps, compute.device, compute.precision)
         history = run_to_end(trainer, folder, settings, progress, on_epoch)
@@ -109,7 +109,8 @@ def distill(
             settings,
             result,
             teacher_images_behind_targets=knowledge.record.teacher_images if knowledge else 0,
-            student_images=images_seen(model),
+            student_images=sum(epoch["images"] for epoch in history),
+            threads=compute.threads,
             subset={key: value for key, value in asdict(bundle.record).items() if key != "data"},
         )
     return result
@@ -134,6 +135,7 @@ def _settings(
         "data_fingerprint": bundle.data.train_fingerprint,
         "teacher": knowledge.record.teacher if knowledge else None,
         "teacher_fingerprint": knowledge.record.teacher_fingerprint if knowledge else None,
+        "targets_fingerprint": knowledge.fingerprint if knowledge else None,
         "arch": arch,
         "width": width,
         "alpha": asked.alpha,
@@ -160,7 +162,7 @@ def _default_name(settings: dict[str, Any], iterations: int | None) -> str:
             f"-{settings['match']}{settings['views']}"
         )
     arch = settings["arch"].replace(":", "-")
-    return f"{settings['subset']}-{arch}{wide}-{taught}-{length}-s{settings['seed']}"
+    return f"{settings['subset']}-{arch}{wide}-{taught}{trained_name(settings)}-{length}-s{settings['seed']}"
 
 
 def _source(

@@ -21,7 +21,7 @@ from toolkit.pipeline.data import ensure_packed
 from toolkit.pipeline.teacher import find_teacher
 from toolkit.selection import choose
 from toolkit.selection.methods import METHODS
-from toolkit.subset.cut import cut_bundle, cut_targets
+from toolkit.subset.cut import adds_to, cut_bundle, cut_targets
 
 _SALT = 0x5E1EC7
 
@@ -81,6 +81,7 @@ def build_subset(
         rows=len(rows_m),
         class_counts={str(label): int(count) for label, count in zip(labels, counts, strict=True)},
         rows_fingerprint=rows_fingerprint(rows_m),
+        images_fingerprint="",  # known once they are written, as the bytes are
         bytes=0,
         data=data.record.to_record(),
         command=command_line(),
@@ -95,7 +96,7 @@ def build_subset(
             bundle = open_bundle(folder)
             record = _same(bundle, record)
             for cache in caches:
-                if _adds(bundle, cache):
+                if adds_to(bundle, cache):
                     cut_targets(cache, bundle)
     return {
         "path": str(folder),
@@ -156,13 +157,3 @@ def _caches(stack: ExitStack, workspace: Workspace, data: PackedData, teacher: s
         if cache.record.data_fingerprint == data.record.train_fingerprint:
             caches.append(cache)
     return caches
-
-
-def _adds(bundle: Bundle, cache: CacheReader) -> bool:
-    """Whether the cache holds views of the bundle's rows that its targets lack."""
-    path = bundle.targets_path(cache.record.teacher)
-    if not path.is_file():
-        return True
-    made_by = f"kdtool cache-teacher --subset {bundle.record.name} --teacher {cache.record.teacher} --force"
-    with open_cache(path, made_by) as targets:
-        return targets.record.identity() == cache.record.identity() and targets.slots < cache.slots

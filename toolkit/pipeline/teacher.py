@@ -19,7 +19,7 @@ from toolkit.formats.dataset import DataRecord, PackedData
 from toolkit.formats.workspace import Workspace, checked_name
 from toolkit.models.zoo import build_model
 from toolkit.pipeline.data import ensure_packed
-from toolkit.pipeline.run_folder import clear, earlier_result, keep
+from toolkit.pipeline.run_folder import earlier_result, forget, keep, trained_name
 from toolkit.pipeline.runtime import Compute, compute_on
 from toolkit.teacher.train import label_loss
 from toolkit.training.evaluate import predict, top1
@@ -86,6 +86,9 @@ def train_teacher(
     compute = compute_on(device, precision, threads)
     settled = resolve_recipe(recipe, epochs, batch_size, lr)
     checked_seed(seed)
+    bundle = None if subset is None else open_bundle(workspace.subset(subset))
+    if bundle is not None:
+        dataset, limit = bundle.data.dataset, bundle.data.limit
     data = ensure_packed(workspace, dataset, data_dir, limit, progress=progress)
     settings = {
         "dataset": dataset,
@@ -93,26 +96,27 @@ def train_teacher(
         "arch": arch,
         "width": width,
         "seed": seed,
-        "subset": subset,
+        "subset": None if bundle is None else bundle.record.name,
+        "rows_fingerprint": None if bundle is None else bundle.record.rows_fingerprint,
         "precision": compute.precision,
         "device": compute.device.type,
         "recipe": recipe,
         **asdict(settled),
         "milestones": list(settled.milestones),
     }
-    name = checked_name(_default_name(workspace, data.record, settings) if name is None else name)
+    name = checked_name(_default_name(data.record, settings) if name is None else name)
     folder = workspace.teacher(name)
+    model = compute.place(build_model(arch, data.record.classes, width, seed))
     weights, finished = folder / "teacher.pt", folder / "train.json"
     with only_writer(weights):
         earlier = earlier_result(finished, settings, force)
         if earlier is not None:
             return earlier
-        rows = None if subset is None else open_bundle(workspace.subset(subset)).rows_of(data.record)
+        rows = None if bundle is None else bundle.rows_of(data.record)
         source = _source(data, rows, settled.batch_size, seed, compute)
         test = data.split("test")
-        model = compute.place(build_model(arch, data.record.classes, width, seed))
         if force:
-            clear(finished, weights)
+            forget(folder)
         steps = settled.epochs * source.batches_per_epoch
         trainer = Trainer(model, source, label_loss, settled, steps, compute.device, compute.precision)
         history = run_to_end(trainer, folder, settings, progress, on_epoch)
@@ -126,14 +130,15 @@ def train_teacher(
             "epochs": settled.epochs,
             "seconds": sum(epoch["elapsed_s"] for epoch in history),
         }
-        keep(finished, weights, model, data.record, settings, result)
+        keep(finished, weights, model, data.record, settings, result, threads=compute.threads)
     return result
 
 
-def _default_name(workspace: Workspace, data: DataRecord, settings: dict[str, Any]) -> str:
+def _default_name(data: DataRecord, settings: dict[str, Any]) -> str:
     wide = "" if settings["width"] == 16 else f"-w{settings['width']}"
-    part = "" if settings["subset"] is None else f"-on-{workspace.subset(settings['subset']).name}"
-    return f"{data.key}-{settings['arch'].replace(':', '-')}{wide}{part}-s{settings['seed']}"
+    part = "" if settings["subset"] is None else f"-on-{settings['subset']}"
+    trained = trained_name(settings)
+    return f"{data.key}-{settings['arch'].replace(':', '-')}{wide}{part}{trained}-s{settings['seed']}"
 
 
 def _source(

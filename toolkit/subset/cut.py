@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,9 @@ import numpy as np
 from toolkit.core.errors import FailureError
 from toolkit.core.files import need_space, whole_folder
 from toolkit.core.versions import command_line, now, versions
-from toolkit.formats.beton import Beton, cut
+from toolkit.formats.beton import Beton, cut, open_beton
 from toolkit.formats.bundle import Bundle, SubsetRecord, open_bundle, write_bundle_records
-from toolkit.formats.cache import CacheReader, new_cache
+from toolkit.formats.cache import CacheReader, new_cache, open_cache
 
 
 def cut_bundle(
@@ -25,14 +26,49 @@ def cut_bundle(
     with whole_folder(folder) as temporary:
         if record.index_only:
             file, indices_m = os.path.relpath(train.path, folder), rows_m
+            record = replace(record, images_fingerprint=record.data["train_fingerprint"])
         else:
             file, indices_m = "images.beton", np.arange(len(rows_m))
             cut(train, rows_m, temporary / file)
-            record = replace(record, bytes=(temporary / file).stat().st_size)
+            images = open_beton(temporary / file)
+            size = images.path.stat().st_size
+            record = replace(record, images_fingerprint=images.content_fingerprint(), bytes=size)
         write_bundle_records(temporary, record, file, indices_m, rows_m)
+        bundle = open_bundle(temporary)
+        _carry_targets(folder, bundle)
         for cache in caches:
-            cut_targets(cache, open_bundle(temporary))
+            if adds_to(bundle, cache):
+                cut_targets(cache, bundle)
     return record
+
+
+def _carry_targets(folder: Path, bundle: Bundle) -> None:
+    """Copies the targets of the bundle that is being replaced, where they are sound and of the same rows."""
+    for path in sorted(folder.glob("targets/*.h5")):
+        try:
+            with open_cache(path, bundle.record.made_by) as targets:
+                targets.verify()
+                same_data = targets.record.data_fingerprint == bundle.data.train_fingerprint
+                same_rows = same_data and np.array_equal(targets.read("rows"), bundle.rows_m)
+        except FailureError:
+            continue  # a damaged file may be the very reason for replacing the bundle
+        if same_rows:
+            kept = bundle.targets_path(path.stem)
+            kept.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, kept)
+
+
+def adds_to(bundle: Bundle, cache: CacheReader) -> bool:
+    """Whether the bundle's targets lack views that the cache holds, or are of what the teacher no longer is."""
+    path = bundle.targets_path(cache.record.teacher)
+    if not path.is_file():
+        return True
+    made_by = f"kdtool cache-teacher --subset {bundle.record.name} --teacher {cache.record.teacher} --force"
+    with open_cache(path, made_by) as targets:
+        found, ours = targets.record.identity(), cache.record.identity()
+        stored_otherwise = any(found[name] != ours[name] for name in ("dtype", "precision"))
+        outdated = any(found[name] != ours[name] for name in ours.keys() - {"dtype", "precision"})
+        return outdated or targets.slots < cache.slots or (stored_otherwise and targets.slots == cache.slots)
 
 
 def cut_targets(cache: CacheReader, bundle: Bundle) -> Path:

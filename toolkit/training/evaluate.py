@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.core.device import autocast
+from toolkit.models.zoo import FeatureReader
 from toolkit.views.render import normalise
 
 EVAL_BATCH = 256
@@ -36,12 +37,15 @@ def predict(
     device: torch.device,
     precision: str,
 ) -> Tensor:
-    """The class with the largest logit for each image: (n,) int64 on the CPU."""
+    """The class with the largest logit for each image: (n,) int64 on the CPU.
+
+    Logits are the float32 ones of FeatureReader: rounded to bfloat16 they would tie, and ties go to the lower class.
+    """
     dtype = next(model.parameters()).dtype
-    model.eval()
+    read = FeatureReader(model.eval())
     with torch.inference_mode(), autocast(device, precision):
         batches = canonical_batches(images_nhwc, mean, std, device, dtype)
-        return torch.cat([model(x_bchw).argmax(dim=1) for x_bchw in batches]).cpu()
+        return torch.cat([read(x_bchw)[1].argmax(dim=1) for x_bchw in batches]).cpu()
 
 
 def top1(predicted_n: Tensor, labels_n: np.ndarray) -> float:

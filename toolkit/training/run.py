@@ -56,11 +56,16 @@ def run_to_end(
             raise FailureError(
                 f"{checkpoint}: not a whole training state ({reason}). Delete it to start again"
             ) from error
+        _write_metrics(folder, epochs)  # the kill may have come between the two files
     while not trainer.finished:
         result = trainer.run_epoch(progress)
         epochs.append(asdict(result))
         save_torch(checkpoint, {"format": _FORMAT, "settings": settings, "state": trainer.state(), "epochs": epochs})
-        with whole_file(folder / "metrics.jsonl") as temporary:
-            temporary.write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
+        _write_metrics(folder, epochs)
         on_epoch(result)
     return epochs
+
+
+def _write_metrics(folder: Path, epochs: list[dict[str, Any]]) -> None:
+    with whole_file(folder / "metrics.jsonl") as temporary:
+        temporary.write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))

@@ -1,6 +1,7 @@
 """What is shown: which view of each row in each epoch, in which order, and which cached logits are its target.
 
-All of it depends only on (seed, epoch, row number), never on the batch, the device, or which other rows there are.
+Views and targets depend only on (seed, epoch, row number), and the order on (seed, epoch, how many rows): never on the
+batch or the device.
 
 Shapes: n rows, b batch, c classes, k cached slots, v views of the family.
 """
