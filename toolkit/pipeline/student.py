@@ -69,7 +69,7 @@ def distill(
     if epochs is not None and iterations is not None:
         raise UsageError(f"--epochs {epochs} and --iterations {iterations} both say how long: give one of them")
     bundle = open_bundle(workspace.subset(subset) if subset is not None else workspace.newest_subset())
-    on_start(f"subset {bundle.folder} ({bundle.record.rows:,} rows)")
+    taken = f"subset {bundle.folder} ({bundle.record.rows:,} rows)"  # said once nothing is wrong with what was asked
     batches_per_epoch = -(-bundle.record.rows // settled.batch_size)
     steps = iterations or settled.epochs * batches_per_epoch
     settled = replace(settled, epochs=-(-steps // batches_per_epoch))
@@ -80,6 +80,7 @@ def distill(
     with only_writer(weights):
         earlier = earlier_result(finished, settings, force)
         if earlier is not None:
+            on_start(taken)
             return earlier
         test_data = _test_data(workspace, bundle, data_dir, progress)
         images_before = images_seen()
@@ -87,6 +88,7 @@ def distill(
         model = compute.place(build_model(arch, bundle.data.classes, width, seed))
         if force:
             forget(folder)
+        on_start(taken)
         loss = distillation_loss(alpha, temperature)
         trainer = Trainer(model, source, loss, settled, steps, compute.device, compute.precision)
         history = run_to_end(trainer, folder, settings, progress, on_epoch)
