@@ -491,7 +491,14 @@ def test_an_hdf5_file_that_is_no_cache_is_refused(good: Path, tmp_path: Path):
 )
 def test_a_cache_of_something_else_is_not_added_to(ours: Path, record: dict[str, Any], word: str):
     rewritten(cache_of(ours), **record)
-    refused(ours, CACHE_MORE, 1, "a cache of something else", word, "kdtool cache-teacher --dataset digits --force")
+    refused(
+        ours,
+        CACHE_MORE,
+        1,
+        "a cache of something else",
+        word,
+        "kdtool cache-teacher --dataset digits --teacher digits-resnet8 --force",
+    )
 
 
 def test_a_cache_of_another_dtype_is_not_added_to(good: Path):

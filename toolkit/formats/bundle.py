@@ -145,6 +145,10 @@ class Bundle:
     def targets_path(self, teacher: str) -> Path:
         return self.folder / "targets" / f"{teacher}.h5"
 
+    def targets_command(self, teacher: str) -> str:
+        """The command that makes the targets of `teacher` again."""
+        return f"kdtool cache-teacher --subset {self.record.name} --teacher {teacher} --force"
+
     def teachers(self) -> list[str]:
         """The teachers whose targets the bundle holds."""
         return sorted(path.stem for path in self.folder.glob("targets/*.h5"))

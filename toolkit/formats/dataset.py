@@ -88,6 +88,12 @@ def pack_command(key: str) -> str:
     return f"kdtool pack --dataset {dataset}{limit and f' --limit {limit}'} --force"
 
 
+def cache_command(record: DataRecord, teacher: str) -> str:
+    """The command that makes the cache of `teacher` on these data again."""
+    limit = "" if record.limit is None else f" --limit {record.limit}"
+    return f"kdtool cache-teacher --dataset {record.dataset}{limit} --teacher {teacher} --force"
+
+
 @dataclass(frozen=True)
 class PackedData:
     folder: Path

@@ -21,14 +21,14 @@ from toolkit.core.files import need_space
 from toolkit.core.locks import only_writer
 from toolkit.core.progress import Progress, silent
 from toolkit.core.versions import command_line, now, versions
-from toolkit.formats.bundle import Bundle, open_bundle
+from toolkit.formats.bundle import Bundle
 from toolkit.formats.cache import BLOCK_ROWS, DTYPES, CacheReader, CacheRecord, new_cache, open_cache
 from toolkit.formats.checkpoint import Checkpoint, load_checkpoint
-from toolkit.formats.dataset import SPLITS, PackedData
+from toolkit.formats.dataset import SPLITS, PackedData, cache_command
 from toolkit.formats.parts import Parts
 from toolkit.formats.workspace import Workspace
 from toolkit.models.zoo import FeatureReader, build_model, images_seen, load_weights
-from toolkit.pipeline.data import ensure_packed
+from toolkit.pipeline.data import bundle_and_data
 from toolkit.pipeline.runtime import Compute, compute_on
 from toolkit.pipeline.teacher import find_teacher
 from toolkit.scores import SCORES, compute_scores
@@ -111,10 +111,8 @@ def cache_teacher(
     if batch_size is not None and batch_size < 1:
         raise UsageError(f"--batch-size must be at least 1, got {batch_size}")
     compute = compute_on(device, precision, threads)
-    bundle = None if subset is None else open_bundle(workspace.subset(subset))
-    if bundle is not None:
-        dataset, limit = bundle.data.dataset, bundle.data.limit
-    data = ensure_packed(workspace, dataset, data_dir, limit, progress=progress)
+    bundle, data = bundle_and_data(workspace, subset, dataset, data_dir, limit, progress)
+    dataset = data.record.dataset
     for split in SPLITS:
         data.split(split)  # a damaged one is refused before anything is compared with it
     name, file = find_teacher(workspace, teacher, dataset)
@@ -144,10 +142,10 @@ def cache_teacher(
 
 def _job(workspace: Workspace, teacher: str, data: PackedData, bundle: Bundle | None) -> _Job:
     if bundle is None:
-        made_by = f"kdtool cache-teacher --dataset {data.record.dataset} --force"
+        made_by = cache_command(data.record, teacher)
         path = workspace.cache(teacher, data.record.limit)
         return _Job(path, path, "cache", np.arange(data.record.train_rows), made_by)
-    made_by = f"kdtool cache-teacher --subset {bundle.record.name} --force"
+    made_by = bundle.targets_command(teacher)
     return _Job(bundle.targets_path(teacher), bundle.folder, "targets", bundle.rows_of(data.record), made_by)
 
 

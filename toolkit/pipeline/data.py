@@ -10,6 +10,7 @@ from toolkit.core.files import whole_folder
 from toolkit.core.locks import only_writer
 from toolkit.core.progress import Progress, silent
 from toolkit.data.pack import check_limit, pack
+from toolkit.formats.bundle import Bundle, open_bundle
 from toolkit.formats.dataset import SPLITS, PackedData, data_key, open_packed, pack_command, write_record
 from toolkit.formats.workspace import Workspace
 
@@ -59,3 +60,18 @@ def ensure_packed(
     if packed.record.key != folder.name:
         raise FailureError(f"{folder / 'data.json'}: a record of {packed.record.key}. Run: {pack_command(folder.name)}")
     return packed
+
+
+def bundle_and_data(
+    workspace: Workspace,
+    subset: str | None,
+    dataset: str,
+    data_dir: Path | None,
+    limit: int | None,
+    progress: Progress,
+) -> tuple[Bundle | None, PackedData]:
+    """The named subset's bundle and the data it was cut from; without one, None and the data set asked for."""
+    bundle = None if subset is None else open_bundle(workspace.subset(subset))
+    if bundle is not None:
+        dataset, limit = bundle.data.dataset, bundle.data.limit
+    return bundle, ensure_packed(workspace, dataset, data_dir, limit, progress=progress)

@@ -16,7 +16,7 @@ from toolkit.formats.beton import open_beton
 from toolkit.formats.bundle import open_bundle
 from toolkit.formats.cache import open_cache
 from toolkit.formats.checkpoint import load_checkpoint
-from toolkit.formats.dataset import SPLITS, open_packed
+from toolkit.formats.dataset import SPLITS, open_packed, pack_command
 from toolkit.formats.workspace import Workspace
 
 
@@ -70,7 +70,7 @@ def _inspect_data(folder: Path) -> dict[str, Any]:
         if found != promised[split]:
             raise FailureError(
                 f"{folder / split}.beton: content {found}, data.json says {promised[split]}. "
-                f"Run: kdtool pack --dataset {packed.record.dataset} --force"
+                f"Run: {pack_command(packed.record.key)}"
             )
     return {"kind": "packed data", **packed.record.to_record()}
 
@@ -86,9 +86,7 @@ def _inspect_subset(folder: Path) -> dict[str, Any]:
         )
     blocks = {}
     for teacher in bundle.teachers():
-        with open_cache(
-            bundle.targets_path(teacher), f"kdtool cache-teacher --subset {bundle.record.name} --force"
-        ) as cache:
+        with open_cache(bundle.targets_path(teacher), bundle.targets_command(teacher)) as cache:
             if not np.array_equal(cache.read("rows"), bundle.rows_m):
                 raise FailureError(f"{cache.path}: not of this subset's rows. Run: {bundle.record.made_by}")
             blocks[teacher] = cache.verify()

@@ -56,7 +56,7 @@ def load_knowledge(
 
     Raises FailureError when they are not for this bundle's rows and views."""
     name = choose_teacher(bundle, teacher)
-    made_by = f"kdtool cache-teacher --subset {bundle.record.name} --teacher {name} --force"
+    made_by = bundle.targets_command(name)
     with open_cache(bundle.targets_path(name), made_by) as cache:
         plan = bundle.data.plan
         if cache.record.classes != bundle.data.classes:

@@ -15,7 +15,7 @@ from toolkit.core.progress import Progress, silent
 from toolkit.core.versions import command_line, now, versions
 from toolkit.formats.bundle import Bundle, SubsetRecord, open_bundle, rows_fingerprint
 from toolkit.formats.cache import CacheReader, open_cache
-from toolkit.formats.dataset import PackedData
+from toolkit.formats.dataset import PackedData, cache_command
 from toolkit.formats.workspace import Workspace, checked_name
 from toolkit.pipeline.data import ensure_packed
 from toolkit.pipeline.teacher import find_teacher
@@ -117,14 +117,9 @@ def _score(workspace: Workspace, data: PackedData, teacher: str | None, score: s
         return cache.score(score), f"{score} of {cache.record.teacher}"
 
 
-def _made_by(data: PackedData, teacher: str) -> str:
-    limit = "" if data.record.limit is None else f" --limit {data.record.limit}"
-    return f"kdtool cache-teacher --dataset {data.record.dataset}{limit} --teacher {teacher} --force"
-
-
 def _cache(stack: ExitStack, workspace: Workspace, data: PackedData, teacher: str) -> CacheReader:
     """The teacher's cache of these data. Raises FailureError when it is missing, damaged or of others."""
-    made_by = _made_by(data, teacher)
+    made_by = cache_command(data.record, teacher)
     cache = stack.enter_context(open_cache(workspace.cache(teacher, data.record.limit), made_by))
     if cache.record.data_fingerprint != data.record.train_fingerprint:
         raise FailureError(
@@ -153,7 +148,7 @@ def _caches(stack: ExitStack, workspace: Workspace, data: PackedData, teacher: s
         return [_cache(stack, workspace, data, name)]
     caches = []
     for path in sorted(workspace.root.glob(f"teachers/*/{workspace.cache('x', data.record.limit).name}")):
-        cache = stack.enter_context(open_cache(path, _made_by(data, path.parent.name)))
+        cache = stack.enter_context(open_cache(path, cache_command(data.record, path.parent.name)))
         if cache.record.data_fingerprint == data.record.train_fingerprint:
             caches.append(cache)
     return caches

@@ -14,11 +14,10 @@ from toolkit.core.hashing import checked_seed
 from toolkit.core.locks import only_writer
 from toolkit.core.progress import Progress, silent
 from toolkit.core.recipes import resolve_recipe
-from toolkit.formats.bundle import open_bundle
 from toolkit.formats.dataset import DataRecord, PackedData
 from toolkit.formats.workspace import Workspace, checked_name
 from toolkit.models.zoo import build_model
-from toolkit.pipeline.data import ensure_packed
+from toolkit.pipeline.data import bundle_and_data
 from toolkit.pipeline.run_folder import earlier_result, forget, keep, trained_name
 from toolkit.pipeline.runtime import Compute, compute_on
 from toolkit.teacher.train import label_loss
@@ -86,12 +85,9 @@ def train_teacher(
     compute = compute_on(device, precision, threads)
     settled = resolve_recipe(recipe, epochs, batch_size, lr)
     checked_seed(seed)
-    bundle = None if subset is None else open_bundle(workspace.subset(subset))
-    if bundle is not None:
-        dataset, limit = bundle.data.dataset, bundle.data.limit
-    data = ensure_packed(workspace, dataset, data_dir, limit, progress=progress)
+    bundle, data = bundle_and_data(workspace, subset, dataset, data_dir, limit, progress)
     settings = {
-        "dataset": dataset,
+        "dataset": data.record.dataset,
         "data_fingerprint": data.record.train_fingerprint,
         "arch": arch,
         "width": width,

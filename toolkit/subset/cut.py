@@ -63,8 +63,7 @@ def adds_to(bundle: Bundle, cache: CacheReader) -> bool:
     path = bundle.targets_path(cache.record.teacher)
     if not path.is_file():
         return True
-    made_by = f"kdtool cache-teacher --subset {bundle.record.name} --teacher {cache.record.teacher} --force"
-    with open_cache(path, made_by) as targets:
+    with open_cache(path, bundle.targets_command(cache.record.teacher)) as targets:
         found, ours = targets.record.identity(), cache.record.identity()
         stored_otherwise = any(found[name] != ours[name] for name in ("dtype", "precision"))
         outdated = any(found[name] != ours[name] for name in ours.keys() - {"dtype", "precision"})

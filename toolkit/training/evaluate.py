@@ -1,6 +1,6 @@
 """Predicting whole splits on their canonical view (view 0).
 
-Shapes: n rows, b batch, c classes, d features.
+Shapes: n rows, b batch.
 """
 
 from __future__ import annotations
