@@ -40,11 +40,11 @@ from toolkit.pipeline.cache import cache_teacher, load_model
 from toolkit.pipeline.data import ensure_packed, pack_data
 from toolkit.pipeline.knowledge import load_knowledge
 from toolkit.pipeline.runtime import compute_on
+from toolkit.pipeline.sources import open_source
 from toolkit.pipeline.subset import build_subset
 from toolkit.pipeline.teacher import find_teacher
 from toolkit.report.tables import table
 from toolkit.training.loop import Trainer
-from toolkit.training.resident import ResidentSource
 
 ROUNDS, BATCH = 5, 128
 SECONDS_A_BOUND = 6.0
@@ -108,10 +108,7 @@ def bench_distill(workspace: Workspace) -> Stage:
     bundle = open_bundle(workspace.subset("half"))
     targets = load_knowledge(bundle, match="mean").targets
     images, data = bundle.images(), bundle.data
-    source = ResidentSource(
-        images.frames(), images.labels_n, bundle.rows_m, data.plan, data.mean, data.std, BATCH, 0,
-        compute.device, compute.dtype, targets,
-    )  # fmt: skip
+    source = open_source(images, bundle.indices_m, data, BATCH, 0, compute, targets)
     loss = distillation_loss(1.0, 4.0)
 
     def trainer() -> Trainer:

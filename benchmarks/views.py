@@ -41,12 +41,12 @@ from toolkit.formats.workspace import Workspace
 from toolkit.models.zoo import FeatureReader, build_model
 from toolkit.pipeline.cache import cache_teacher, load_model
 from toolkit.pipeline.runtime import Compute, compute_on
+from toolkit.pipeline.sources import open_source
 from toolkit.pipeline.student import distill
 from toolkit.pipeline.subset import build_subset
 from toolkit.pipeline.teacher import find_teacher
 from toolkit.training.evaluate import predict, top1
 from toolkit.training.loop import Trainer
-from toolkit.training.resident import ResidentSource
 from toolkit.training.showing import Batch, Showing
 
 WORKSPACE = Workspace(Path("kdtool-work/benchmarks"))
@@ -105,7 +105,7 @@ def held_out(bundle: Bundle, seed: int) -> np.ndarray:
 class LiveSource:
     """Independent random views, and the teacher's answer to exactly these pixels, asked anew at every step."""
 
-    def __init__(self, source: ResidentSource, teacher: nn.Module, compute: Compute, seed: int) -> None:
+    def __init__(self, source: Any, teacher: nn.Module, compute: Compute, seed: int) -> None:
         self.source, self._read, self._compute = source, FeatureReader(teacher), compute
         self.batches_per_epoch = source.batches_per_epoch
         source.showing = IndependentViews(source.showing, seed)
@@ -136,11 +136,8 @@ def live_student(study: Study, bundle: Bundle, seed: int, compute: Compute) -> n
     _, file = find_teacher(WORKSPACE, None, study.dataset)
     _, teacher = load_model(file, data, compute)
     recipe = resolve_recipe("fast", study.epochs)
-    images, record = bundle.images(), bundle.data
-    resident = ResidentSource(
-        images.frames(), images.labels_n, bundle.rows_m, record.plan, record.mean, record.std,
-        recipe.batch_size, seed, compute.device, compute.dtype,
-    )  # fmt: skip
+    record = bundle.data
+    resident = open_source(bundle.images(), bundle.indices_m, record, recipe.batch_size, seed, compute)
     source = LiveSource(resident, teacher, compute, seed)
     model = compute.place(build_model(study.arch, record.classes, study.width, seed))
     steps = study.epochs * source.batches_per_epoch
@@ -153,14 +150,12 @@ def live_student(study: Study, bundle: Bundle, seed: int, compute: Compute) -> n
 
 def accuracies(study: Study, bundle: Bundle, model: nn.Module, seed: int, compute: Compute) -> dict[str, float]:
     data = open_packed(WORKSPACE.data(study.dataset))
-    train, test, rows = data.split("train"), data.split("test"), held_out(bundle, seed)
+    shown = (data.record.plan, data.record.mean, data.record.std, compute.device, compute.precision)
     found = {}
-    for name, images, labels in [
-        ("holdout", train.frames(rows), train.labels_n[rows]),
-        ("top1", test.frames(), test.labels_n),
-    ]:
-        predicted_n = predict(model, images, data.record.mean, data.record.std, compute.device, compute.precision)
-        found[name] = top1(predicted_n, labels)
+    for name, split, rows in [("holdout", "train", held_out(bundle, seed)), ("top1", "test", None)]:
+        images = data.split(split)
+        labels_n = images.labels_n if rows is None else images.labels_n[rows]
+        found[name] = top1(predict(model, images, *shown, rows), labels_n)
     return found
 
 

@@ -17,7 +17,8 @@ from toolkit.formats.beton_writer import write_beton
 from toolkit.formats.bundle import open_bundle
 from toolkit.formats.ffcv_loader import one_epoch, open_loader
 from toolkit.pipeline.knowledge import load_knowledge
-from toolkit.training.resident import ResidentSource
+from toolkit.pipeline.runtime import compute_on
+from toolkit.pipeline.sources import open_source
 
 
 class Images:
@@ -153,18 +154,8 @@ def test_law_2_streaming_gives_the_resident_batches_bit_for_bit(digits: Path, tm
     bundle = open_bundle(folder)
     for match in ("exact", "nearest", "mean"):
         targets = load_knowledge(bundle, match=match, views=4).targets
-        resident = ResidentSource(
-            bundle.images().frames(bundle.indices_m),
-            bundle.images().labels_n[bundle.indices_m],
-            bundle.rows_m,
-            bundle.data.plan,
-            bundle.data.mean,
-            bundle.data.std,
-            50,
-            3,
-            torch.device("cpu"),
-            targets=targets,
-        )
+        cpu = compute_on("cpu", "float32")
+        resident = open_source(bundle.images(), bundle.indices_m, bundle.data, 50, 3, cpu, targets)
         stream = toolkit.subset_loader(folder, batch_size=50, match=match, views=4, seed=3)
         for epoch in range(2):
             pairs = list(zip(resident.batches(epoch), stream, strict=True))

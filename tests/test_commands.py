@@ -19,6 +19,7 @@ from toolkit.formats.beton import open_beton
 from toolkit.formats.bundle import open_bundle
 from toolkit.formats.cache import open_cache
 from toolkit.formats.checkpoint import load_checkpoint
+from toolkit.formats.dataset import open_packed
 from toolkit.models.zoo import build_model
 from toolkit.scores import SCORES
 from toolkit.training.evaluate import predict, top1
@@ -261,7 +262,8 @@ def test_agreement_is_with_the_teachers_own_predictions(copied: Path):
     model.load_state_dict(student.weights)
     test = open_beton(copied / "data" / "digits" / "test.beton")
     cpu = torch.device("cpu")
-    predicted = predict(model, test.frames(), student.mean, student.std, cpu, "bfloat16" if bfloat16() else "float32")
+    plan = open_packed(copied / "data" / "digits").record.plan
+    predicted = predict(model, test, plan, student.mean, student.std, cpu, "bfloat16" if bfloat16() else "float32")
     with open_cache(copied / "teachers" / "digits-resnet8" / "cache.h5") as cache:
         teacher = cache.read("test/logits").argmax(axis=1)
     assert run["agreement"] == pytest.approx(top1(predicted, teacher), abs=0.6)  # two of 355: the layout differs

@@ -29,10 +29,10 @@ from toolkit.formats.dataset import open_packed
 from toolkit.models.zoo import FeatureReader, build_model
 from toolkit.pipeline.cache import load_model
 from toolkit.pipeline.runtime import compute_on
+from toolkit.pipeline.sources import open_source
 from toolkit.pipeline.teacher import PRETRAINED_FOLDER
 from toolkit.teacher.caching import TeacherPass
 from toolkit.training.loop import Trainer
-from toolkit.training.resident import ResidentSource
 from toolkit.training.showing import Showing, Targets
 
 STEPS, BATCH, SEED, ALPHA, TAU = 50, 64, 5, 0.7, 4.0
@@ -48,18 +48,15 @@ def cached_logits(digits: Path, precision: str, dtype: str, slots: int) -> np.nd
     teacher = TeacherPass(
         FeatureReader(model), record.mean, record.std, compute.device, compute.dtype, precision, 100, dtype
     )
-    frames = data.split("train").frames(ROWS)
-    return np.stack([teacher.run(frames, ROWS, data.record.plan, slot)[0] for slot in range(slots)])
+    views = teacher.reader(data.split("train"), data.record.plan)
+    return np.stack([teacher.run(views, ROWS, slot)[0] for slot in range(slots)])
 
 
 def student_from_cache(digits: Path, logits_vnc: np.ndarray, precision: str, steps: int = STEPS) -> torch.nn.Module:
     data = open_packed(digits / "data" / "digits")
     train, record = data.split("train"), data.record
     compute = compute_on("cpu", precision)
-    source = ResidentSource(
-        train.frames(ROWS), train.labels_n[ROWS], ROWS, record.plan, record.mean, record.std, BATCH, SEED,
-        compute.device, compute.dtype, Targets(logits_vnc, "exact"),
-    )  # fmt: skip
+    source = open_source(train, ROWS, record, BATCH, SEED, compute, Targets.of_logits(logits_vnc, "exact"))
     model = compute.place(build_model("resnet8", 10, seed=SEED))
     loss = distillation_loss(ALPHA, TAU)
     trainer = Trainer(model, source, loss, RECIPES["fast"], steps, compute.device, precision)
@@ -83,14 +80,14 @@ def student_of_a_live_teacher(digits: Path, slots: int, steps: int = STEPS, spok
     student = build_model("resnet8", 10, seed=SEED).to(dtype)
     recipe = RECIPES["fast"]
     sgd = torch.optim.SGD(student.parameters(), lr=1, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=False)
-    nothing_but_the_number_of_slots = Targets(np.zeros((slots, len(ROWS), 1), np.float32), "exact")
+    nothing_but_the_number_of_slots = Targets.of_logits(np.zeros((slots, len(ROWS), 1), np.float32), "exact")
     showing = Showing(ROWS, record.plan, SEED, nothing_but_the_number_of_slots)
     frames, labels_n = train.frames(ROWS), torch.from_numpy(train.labels_n[ROWS].copy())
     mean, std = (torch.tensor(values, dtype=dtype)[:, None, None] for values in (record.mean, record.std))
     pad, height, width = record.padding, record.height, record.width
 
     def shown(row: int, view: int) -> torch.Tensor:
-        dy, dx, mirrored = (int(value) for value in record.plan.decode(np.array(view)))
+        dy, dx, mirrored = record.plan.geometry(np.array([row]), np.array([view]), train.sizes_n2[[row]])[0].tolist()
         image = TF.crop(TF.pad(torch.from_numpy(frames[row]).permute(2, 0, 1), pad), pad + dy, pad + dx, height, width)
         return (((TF.hflip(image) if mirrored else image).to(dtype) / 255) - mean) / std
 

@@ -9,12 +9,13 @@ import torchvision.transforms.functional as TF
 
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.training.showing import MATCHES, Showing, Targets, row_order
-from toolkit.views.families import FAMILIES, family_named
+from toolkit.views.families import family_named
 from toolkit.views.plan import Plan
 from toolkit.views.render import Renderer, normalise
 from toolkit.views.schedule import nearest_slots, slots_shown
 
-GEOMETRIES = list(itertools.product(FAMILIES, (0, 1, 2, 4)))
+PAD_CROPS = ("pad-crop", "pad-crop-flip")
+GEOMETRIES = list(itertools.product(PAD_CROPS, (0, 1, 2, 4)))
 ROWS = np.array([0, 1, 7, 8191, 8192, 59_999, 1_281_166])
 
 # what version 1 of the renderer showed of rows 0, 1 and 59,999; of row 49,999; of row 5; and of ROWS in epoch 0
@@ -101,7 +102,7 @@ def test_slot_0_is_the_image_itself(name, padding):
 
 def test_mirrors_alternate():
     plan = plan_of("pad-crop-flip", padding=1)
-    mirrored_nk = plan.decode(plan.views(ROWS, plan.size))[2]
+    mirrored_nk = np.stack([decoded(plan, views_k)[:, 2] for views_k in plan.views(ROWS, plan.size)])
     assert np.array_equal(mirrored_nk, np.tile(np.arange(plan.size) % 2 == 1, (len(ROWS), 1)))
 
 
@@ -180,36 +181,46 @@ def test_rows_start_evenly_over_the_slots():
     assert np.abs(counts - 1000).max() < 4.5 * np.sqrt(1000)
 
 
+def decoded(plan, views_n):
+    """(dy, dx, mirrored) of pad-crop views: (n, 3)."""
+    rows_n = np.zeros(len(views_n), dtype=np.int64)
+    return plan.geometry(rows_n, np.asarray(views_n), np.zeros((len(views_n), 2), dtype=np.int64))
+
+
+def nearest_of(plan, rows_n, views_n, cached_nk):
+    return nearest_slots(plan, rows_n, views_n, cached_nk, np.tile((plan.height, plan.width), (len(rows_n), 1)))
+
+
 def nearest_by_brute_force(plan, views_k, view):
-    dy, dx, mirrored = (value.item() for value in plan.decode(np.array(view)))
-    cached = [tuple(value.item() for value in plan.decode(np.array(v))) for v in views_k]
+    dy, dx, mirrored = decoded(plan, [view])[0].tolist()
+    cached = [tuple(place) for place in decoded(plan, views_k).tolist()]
     rivals = [k for k, c in enumerate(cached) if c[2] == mirrored] or range(len(cached))
     return min(rivals, key=lambda k: ((cached[k][0] - dy) ** 2 + (cached[k][1] - dx) ** 2, k))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", PAD_CROPS)
 @pytest.mark.parametrize("slots", [1, 2, 3, 8])
 def test_nearest_slot_is_the_one_brute_force_finds(name, slots):
     plan = plan_of(name, padding=2)
     views_nk = plan.views(ROWS, slots)
-    expected = [[nearest_by_brute_force(plan, views_k, view) for view in range(plan.size)] for views_k in views_nk]
-    assert nearest_slots(plan, views_nk).tolist() == expected
+    for view in range(plan.size):
+        expected = [nearest_by_brute_force(plan, views_k, view) for views_k in views_nk]
+        assert nearest_of(plan, ROWS, np.full(len(ROWS), view), views_nk).tolist() == expected
 
 
-def test_nearest_slots_of_many_rows_are_those_of_each_alone():
-    plan = plan_of(padding=4)
-    views_nk = plan.views(np.arange(160), plan.size)  # more than is computed at a time
-    alone = np.concatenate([nearest_slots(plan, views_nk[n : n + 1]) for n in range(150, 160)])
-    assert np.array_equal(nearest_slots(plan, views_nk)[150:], alone)
+def test_nearest_slots_of_many_rows_are_those_of_each_alone(monkeypatch):
+    monkeypatch.setattr("toolkit.views.schedule._DISTANCES_AT_A_TIME", 1000)
+    plan, rows_n = plan_of(padding=4), np.arange(160)
+    cached_nk, views_n = plan.views(rows_n, 20), plan.views(rows_n, 33)[:, 32]
+    alone = [nearest_of(plan, rows_n[[n]], views_n[[n]], cached_nk[[n]])[0] for n in range(160)]
+    assert nearest_of(plan, rows_n, views_n, cached_nk).tolist() == alone
 
 
 def test_a_cached_view_is_its_own_nearest():
     plan = plan_of(padding=2)
     views_nk = plan.views(ROWS, 12)
-    nearest_nv = nearest_slots(plan, views_nk)
-    assert np.array_equal(
-        np.take_along_axis(nearest_nv, views_nk.astype(np.int64), axis=1), np.tile(np.arange(12), (7, 1))
-    )
+    for slot in range(12):
+        assert (nearest_of(plan, ROWS, views_nk[:, slot], views_nk) == slot).all()
 
 
 # drawing
@@ -225,8 +236,9 @@ def test_every_view_is_torchvisions_pad_crop_and_mirror(height, width, padding):
     plan = plan_of(padding=padding, height=height, width=width)
     images_nhwc = random_images(3, height, width)
     rows_b = torch.arange(plan.size) % 3
-    dy_b, dx_b, mirrored_b = (torch.from_numpy(values) for values in plan.decode(np.arange(plan.size)))
-    drawn_bhwc = Renderer(images_nhwc, plan).draw(rows_b, dy_b, dx_b, mirrored_b)
+    views_b3 = torch.from_numpy(decoded(plan, np.arange(plan.size)))
+    dy_b, dx_b, mirrored_b = views_b3.T
+    drawn_bhwc = Renderer(images_nhwc, plan).draw(rows_b, views_b3)
     for view in range(plan.size):
         padded = TF.pad(images_nhwc[rows_b[view]].permute(2, 0, 1), [padding])
         expected = TF.crop(padded, padding + int(dy_b[view]), padding + int(dx_b[view]), height, width)
@@ -238,7 +250,7 @@ def test_drawing_leaves_the_images_as_they_were():
     images_nhwc = random_images(2, 5, 5)
     before = images_nhwc.clone()
     drawn = Renderer(images_nhwc, plan_of("pad-crop", 0, height=5, width=5)).draw(
-        torch.tensor([1]), torch.tensor([0]), torch.tensor([0]), torch.tensor([False])
+        torch.tensor([1]), torch.tensor([[0, 0, 0]])
     )
     drawn.zero_()
     assert torch.equal(images_nhwc, before)
@@ -266,7 +278,7 @@ def test_normalise_is_torchvisions(dtype):
 
 def targets_of(slots, match):
     rng = np.random.default_rng(1)
-    return Targets(rng.normal(size=(slots, len(ROWS), 10)).astype(np.float16), match)
+    return Targets.of_logits(rng.normal(size=(slots, len(ROWS), 10)).astype(np.float16), match)
 
 
 def test_the_order_of_an_epoch_is_a_permutation_of_its_own():
@@ -305,10 +317,12 @@ def test_nearest_gives_the_target_of_the_nearest_cached_view():
 
 def test_mean_gives_every_view_the_mean_of_the_cached_logits():
     targets = targets_of(5, "mean")
-    expected_nc = targets.logits_knc.astype(np.float64).mean(axis=0)
+    expected_nc = targets.arrays["logits"].astype(np.float64).mean(axis=0)
     view_n, target_n = Showing(ROWS, plan_of(), 0, targets).views(epoch=2)
-    assert targets.table().dtype == np.float32
-    np.testing.assert_allclose(targets.table()[target_n, np.arange(len(ROWS))], expected_nc, rtol=1e-5, atol=1e-6)
+    table = targets.table(torch.device("cpu"), torch.float32)
+    given_nc = table.gather(torch.from_numpy(target_n * len(ROWS) + np.arange(len(ROWS))))
+    assert given_nc.dtype == torch.float32
+    np.testing.assert_allclose(given_nc, expected_nc, rtol=1e-5, atol=1e-6)
     assert len(view_n) == len(target_n) == len(ROWS)
 
 
@@ -316,7 +330,7 @@ def test_mean_gives_every_view_the_mean_of_the_cached_logits():
 def test_what_a_row_shows_does_not_depend_on_the_subset(match):
     targets = targets_of(6, match)
     some = np.array([4, 1])
-    part = Targets(targets.logits_knc[:, some], match)
+    part = Targets.of_logits(targets.arrays["logits"][:, some], match)
     for epoch in range(3):
         whole = Showing(ROWS, plan_of(), 9, targets).views(epoch)
         subset = Showing(ROWS[some], plan_of(), 9, part).views(epoch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from dataclasses import MISSING, fields
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -25,16 +26,19 @@ def _is(value: Any, kind: Any) -> bool:
 
 
 def record_of(cls: type[T], content: Any) -> T:
-    """`content` as a `cls`, a dataclass. Raises ValueError naming what is missing, unknown or of another type."""
+    """`content` as a `cls`, a dataclass. Raises ValueError naming what is missing, unknown or of another type.
+
+    A field with a default may be missing: a record of an older version had no such field."""
     if not isinstance(content, dict):
         raise ValueError(f"expected named fields, found {type(content).__name__}")
     kinds = get_type_hints(cls)
-    missing = [name for name in kinds if name not in content]
+    needed = {field.name for field in fields(cls) if field.default is MISSING}  # type: ignore[arg-type]
+    missing = [name for name in kinds if name in needed and name not in content]
     unknown = [str(name) for name in content if name not in kinds]
     if missing or unknown:
         raise ValueError(f"lacks {', '.join(missing)}" if missing else f"unknown {', '.join(unknown)}")
     for name, kind in kinds.items():
-        if not _is(content[name], kind):
+        if name in content and not _is(content[name], kind):
             declared = kind if get_args(kind) else kind.__name__
             raise ValueError(f"{name} is {str(content[name])[:40]!r}, expected {declared}")
     return cls(**content)

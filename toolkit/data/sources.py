@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from toolkit.core.errors import FailureError, unknown_name
+from toolkit.data.glyphs import kanji, load_glyphs
 
 DEBIAN_FOLDER = Path("/usr/share/datasets")
+GLYPH_SIZE = 24
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -128,6 +130,11 @@ def _load_digits(name: str, torchvision_class: str, split: str, data_dir: Path |
     return as_rgb(images[chosen]), labels[chosen]
 
 
+def _load_glyphs(name: str, torchvision_class: str, split: str, data_dir: Path | None) -> Arrays:
+    images, labels = load_glyphs(int(name.split("-")[1]), GLYPH_SIZE, split, data_dir)
+    return as_rgb(images), labels
+
+
 def _source(
     load: Callable[[str, str, str, Path | None], Arrays],
     name: str,
@@ -182,6 +189,8 @@ SOURCES: dict[str, Source] = {
         _load_svhn, "svhn", "SVHN", _DIGITS, "pad-crop", 4, (0.4377, 0.4438, 0.4728), (0.198, 0.201, 0.197)
     ),
     "digits": _source(_load_digits, "digits", "", _DIGITS, "pad-crop", 1, (0.306,), (0.376,)),
+    "glyphs-100": _source(_load_glyphs, "glyphs-100", "", "|".join(kanji(100)), "pad-crop", 2, (0.294,), (0.383,)),
+    "glyphs-1000": _source(_load_glyphs, "glyphs-1000", "", "|".join(kanji(1000)), "pad-crop", 2, (0.294,), (0.383,)),
 }
 
 

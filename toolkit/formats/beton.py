@@ -59,6 +59,12 @@ class Beton:
     def rows_n(self) -> np.ndarray:
         return self.records_n["row"]
 
+    @property
+    def sizes_n2(self) -> np.ndarray:
+        """Each image's height and width: (n, 2) int64."""
+        images = self.records_n["image"]
+        return np.stack([images["height"], images["width"]], axis=1).astype(np.int64)
+
     def frames(self, rows_m: np.ndarray | None = None) -> np.ndarray:
         """The raw frames of the file's rows `rows_m` (default: all), copied: (m, h, w, 3) uint8.
 

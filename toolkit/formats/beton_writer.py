@@ -152,12 +152,21 @@ class SupervisedWriter(DatasetWriter):
         raise FailureError(message)
 
 
-def write_beton(samples: Samples, path: Path, classes: int, workers: int = 2, progress: Progress = silent) -> None:
-    """Packs `samples`, raw pixels, in row order, to `path`, which appears whole or not at all.
+def write_beton(
+    samples: Samples,
+    path: Path,
+    classes: int,
+    workers: int = 2,
+    progress: Progress = silent,
+    write_mode: str = "raw",
+) -> None:
+    """Packs `samples` in row order to `path`, which appears whole or not at all.
+
+    `write_mode` is FFCV's: `raw` pixels, or `jpg`.
 
     Raises FailureError naming the first bad sample found, or the reason why a writing process died.
     """
-    fields = dict(zip(FIELDS, (RGBImageField(write_mode="raw"), IntField(), IntField()), strict=True))
+    fields = dict(zip(FIELDS, (RGBImageField(write_mode=write_mode), IntField(), IntField()), strict=True))
     if len(samples) == 0:
         raise FailureError(f"{path}: there are no samples to write")
     with whole_file(path) as temporary:

@@ -28,6 +28,7 @@ from toolkit.core.errors import FailureError, UsageError, unknown_name
 from toolkit.core.files import DeferringFile, whole_file
 from toolkit.core.hashing import fingerprint
 from toolkit.core.records import record_of
+from toolkit.formats.appending import appending
 from toolkit.views.plan import Plan
 
 SCHEMA = 1
@@ -105,6 +106,11 @@ class CacheWriter:
         self._file.create_dataset(f"checksums/{name}", data=np.array(checksums, dtype=np.uint32))
         self._disk.check()
 
+    def replace(self, name: str, array: np.ndarray, **attributes: Any) -> None:
+        """Writes `array` in the place of a dataset of a cache that grows. The old one's attributes are not kept."""
+        del self._file[name], self._file[f"checksums/{name}"]
+        self.write(name, array, **attributes)
+
 
 @contextmanager
 def new_cache(path: Path, record: CacheRecord) -> Iterator[CacheWriter]:
@@ -117,6 +123,21 @@ def new_cache(path: Path, record: CacheRecord) -> Iterator[CacheWriter]:
         file.attrs["schema"] = SCHEMA
         file.attrs["record"] = json.dumps(asdict(record))
         yield CacheWriter(file, disk)
+
+
+@contextmanager
+def grown_cache(
+    path: Path, record: CacheRecord, made_by: str = "kdtool cache-teacher --force"
+) -> Iterator[CacheWriter]:
+    """The cache at `path` with `record` and more datasets, when the block ends without an error, else as it was.
+
+    What it holds is neither moved nor rewritten (see `appending`), and readers that have it open keep it as it was.
+    One process at a time: hold `only_writer`. Raises FailureError when `path` is damaged or the disk is full.
+    """
+    with appending(path, made_by) as (root, disk):
+        root.attrs["schema"] = SCHEMA
+        root.attrs["record"] = json.dumps(asdict(record))
+        yield CacheWriter(root, disk)
 
 
 class CacheReader:

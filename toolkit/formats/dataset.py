@@ -22,7 +22,11 @@ SPLITS = ("train", "test")
 
 @dataclass(frozen=True)
 class DataRecord:
-    """What data.json says. `mean` and `std` are per channel, in units of 0 … 1 pixel values."""
+    """What data.json says. `mean` and `std` are per channel, in units of 0 … 1 pixel values.
+
+    `height` and `width` are the network's input: the frames' own size, or where `least_area` is given (percent) what
+    crops of frames of any size are scaled to.
+    """
 
     dataset: str
     classes: int
@@ -39,6 +43,7 @@ class DataRecord:
     test_fingerprint: str
     limit: int | None
     source: str
+    least_area: int | None = None
 
     @property
     def key(self) -> str:
@@ -47,7 +52,8 @@ class DataRecord:
 
     @property
     def plan(self) -> Plan:
-        return Plan(self.family, self.height, self.width, self.padding)
+        padding = self.padding if self.least_area is None else None
+        return Plan(self.family, self.height, self.width, padding, least_area=self.least_area)
 
     def to_record(self) -> dict[str, Any]:
         return asdict(self)
@@ -72,9 +78,11 @@ def data_key(dataset: str, limit: int | None) -> str:
 
 
 def check_images(beton: Beton, record: DataRecord, made_by: str) -> None:
-    """Raises FailureError unless every image has the record's size and every label is one of its classes."""
+    """Raises FailureError unless every label is one of the record's classes and, for pad-crops, every image has its
+    size."""
     images, labels_n = beton.records_n["image"], beton.labels_n
-    if np.any(images["height"] != record.height) or np.any(images["width"] != record.width):
+    other_size_n = (images["height"] != record.height) | (images["width"] != record.width)
+    if record.plan.finite and np.any(other_size_n):
         raise FailureError(
             f"{beton.path}: its images are not all of {record.height} × {record.width} pixels. Run: {made_by}"
         )

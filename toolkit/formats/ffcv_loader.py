@@ -17,16 +17,34 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from toolkit.core.errors import UsageError, unknown_name
+from toolkit.core.errors import FailureError, UsageError, unknown_name
 from toolkit.formats.beton import open_beton
 from toolkit.formats.ffcv_guard import torch_threads_kept
 
 with torch_threads_kept():
+    import ffcv.loader.loader
     from ffcv.fields.basics import IntDecoder
     from ffcv.fields.rgb_image import SimpleRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
+    from ffcv.loader.epoch_iterator import EpochIterator
     from ffcv.transforms import ToTensor
     from numba.core.config import NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+
+
+class _ToldEpoch(EpochIterator):
+    """FFCV's epoch in a thread; an error there ends the epoch, and is kept in `died`."""
+
+    died: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except Exception as error:
+            self.died = error
+            self.output_queue.put(None)
+
+
+ffcv.loader.loader.EpochIterator = _ToldEpoch  # what a Loader makes; it takes no other as an argument
 
 ORDERS = {"sequential": OrderOption.SEQUENTIAL, "random": OrderOption.RANDOM}
 
@@ -50,8 +68,11 @@ def open_loader(
     order: str = "sequential",
     seed: int = 0,
     workers: int = 2,
+    decoder: Any = None,
 ) -> Any:
     """An ffcv.loader.Loader of image (b, h, w, 3) uint8, label (b, 1) and row (b, 1) int64, dropping nothing.
+
+    `decoder` draws the images; without one they come as they are, all of one size.
 
     `rows_m` restricts it to those rows of the file. Raises UsageError or FailureError for bad rows or a bad file.
     """
@@ -69,7 +90,7 @@ def open_loader(
             indices=rows_m,
             drop_last=False,
             pipelines={
-                "image": [SimpleRGBImageDecoder(), ToTensor()],
+                "image": [decoder or SimpleRGBImageDecoder(), ToTensor()],
                 "label": [IntDecoder(), ToTensor()],
                 "row": [IntDecoder(), ToTensor()],
             },
@@ -78,11 +99,16 @@ def open_loader(
 
 @contextmanager
 def one_epoch(loader: Any) -> Iterator[Iterator[tuple[Tensor, ...]]]:
-    """The batches of the loader's next epoch, each the caller's to keep; its thread ends with the block."""
+    """The batches of the loader's next epoch, each the caller's to keep; its thread ends with the block.
+
+    Raises FailureError where FFCV's thread dies, for which its own iterator would wait for ever.
+    """
     with torch_threads_kept():
         epoch = iter(loader)
     try:
         yield (tuple(tensor.clone() for tensor in batch) for batch in epoch)
+        if epoch.died is not None:
+            raise FailureError(f"{loader.reader.file_name}: FFCV's loader failed ({epoch.died})") from epoch.died
     finally:
         epoch.close()
         while epoch.is_alive():  # it may be waiting to hand over a batch that nobody will take

@@ -47,7 +47,8 @@ def evaluate(
     data = ensure_packed(workspace, dataset or record.dataset, data_dir, limit, progress=progress)
     _, model = load_model(file, data, compute)
     beton = data.split(split)
-    predicted_n = predict(model, beton.frames(), record.mean, record.std, compute.device, compute.precision)
+    shown = (data.record.plan, record.mean, record.std)
+    predicted_n = predict(model, beton, *shown, compute.device, compute.precision)
     per_class = {
         name: top1(predicted_n[beton.labels_n == label], beton.labels_n[beton.labels_n == label])
         for label, name in enumerate(data.record.class_names)

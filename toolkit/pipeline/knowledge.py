@@ -71,14 +71,13 @@ def load_knowledge(
             raise FailureError(f"{cache.path}: made from other data or other rows than the bundle's. Run: {made_by}")
         if cache.plan != plan:
             raise FailureError(
-                f"{cache.path}: cached on views of plan {cache.plan.fingerprint} ({cache.plan.family}, padding "
-                f"{cache.plan.padding}), the student's is {plan.fingerprint} ({plan.family}, padding {plan.padding}). "
-                f"Run: {made_by}"
+                f"{cache.path}: cached on views of plan {cache.plan.fingerprint} ({cache.plan.geometry_in_words}), "
+                f"the student's is {plan.fingerprint} ({plan.geometry_in_words}). Run: {made_by}"
             )
         slots = cache.slots if views is None else views
         if not 1 <= slots <= cache.slots:
             raise UsageError(f"--views must be 1 to {cache.slots}, which {cache.path} holds, got {slots}")
-        targets = Targets(cache.logits(slots), resolve_match(match, slots, epochs, plan.size))
+        targets = Targets.of_logits(cache.logits(slots), resolve_match(match, slots, epochs, plan.size))
         return Knowledge(targets, cache.record, cache.fingerprint(slots), cache.read("test/logits").argmax(axis=1))
 
 
@@ -98,15 +97,14 @@ def subset_loader(
     None where the bundle holds no targets. Rows, views and order depend only on `seed` and the epoch. `loader` is the
     FFCV Loader within. Raises FailureError or UsageError for a damaged bundle, or a teacher or match it does not hold.
     """
-    from toolkit.formats.ffcv_loader import open_loader
     from toolkit.training.stream import StreamSource
 
     opened = open_bundle(Path(bundle))
-    opened.images()
+    images = opened.images()
     knowledge = None
     if teacher is not None or opened.teachers():
         knowledge = load_knowledge(opened, teacher, match, views=views)
-    loader = open_loader(opened.images_path, batch_size, opened.indices_m, seed=seed, workers=workers)
     data = opened.data
     targets = knowledge.targets if knowledge else None
-    return StreamSource(loader, opened.indices_m, opened.rows_m, data.plan, data.mean, data.std, seed, targets=targets)
+    shown = (data.plan, data.mean, data.std)
+    return StreamSource(images, opened.indices_m, *shown, batch_size, seed, targets=targets, workers=workers)

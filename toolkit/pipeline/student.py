@@ -24,9 +24,9 @@ from toolkit.pipeline.data import ensure_packed
 from toolkit.pipeline.knowledge import Knowledge, load_knowledge
 from toolkit.pipeline.run_folder import earlier_result, forget, keep, trained_name
 from toolkit.pipeline.runtime import Compute, compute_on
+from toolkit.pipeline.sources import open_source
 from toolkit.training.evaluate import predict, top1
 from toolkit.training.loop import EpochResult, Trainer
-from toolkit.training.resident import ResidentSource
 from toolkit.training.run import run_to_end
 
 
@@ -84,7 +84,9 @@ def distill(
             return earlier
         test_data = _test_data(workspace, bundle, data_dir, progress)
         images_before = images_seen()
-        source = _source(bundle, knowledge, settled.batch_size, seed, compute)
+        targets = knowledge.targets if knowledge else None
+        images, rows_m = bundle.images(), bundle.indices_m
+        source = open_source(images, rows_m, bundle.data, settled.batch_size, seed, compute, targets)
         model = compute.place(build_model(arch, bundle.data.classes, width, seed))
         if force:
             forget(folder)
@@ -167,25 +169,6 @@ def _default_name(settings: dict[str, Any], iterations: int | None) -> str:
     return f"{settings['subset']}-{arch}{wide}-{taught}{trained_name(settings)}-{length}-s{settings['seed']}"
 
 
-def _source(
-    bundle: Bundle, knowledge: Knowledge | None, batch_size: int, seed: int, compute: Compute
-) -> ResidentSource:
-    images = bundle.images()
-    return ResidentSource(
-        images.frames(bundle.indices_m),
-        images.labels_n[bundle.indices_m],
-        bundle.rows_m,
-        bundle.data.plan,
-        bundle.data.mean,
-        bundle.data.std,
-        batch_size,
-        seed,
-        compute.device,
-        compute.dtype,
-        knowledge.targets if knowledge else None,
-    )
-
-
 def _test_data(workspace: Workspace, bundle: Bundle, data_dir: Path | None, progress: Progress) -> PackedData:
     """The packed test split. Raises FailureError when it is not the one the subset knows."""
     known = bundle.data
@@ -204,6 +187,6 @@ def _test_scores(
 ) -> dict[str, float | None]:
     """`top1`, and `agreement` with the teacher's own predictions (None without a teacher), in percent."""
     test, record = data.split("test"), data.record
-    predicted_n = predict(model, test.frames(), record.mean, record.std, compute.device, compute.precision)
+    predicted_n = predict(model, test, record.plan, record.mean, record.std, compute.device, compute.precision)
     agreement = None if knowledge is None else top1(predicted_n, knowledge.test_classes)
     return {"top1": top1(predicted_n, test.labels_n), "agreement": agreement}

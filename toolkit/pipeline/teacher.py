@@ -14,16 +14,16 @@ from toolkit.core.hashing import checked_seed
 from toolkit.core.locks import only_writer
 from toolkit.core.progress import Progress, silent
 from toolkit.core.recipes import resolve_recipe
-from toolkit.formats.dataset import DataRecord, PackedData
+from toolkit.formats.dataset import DataRecord
 from toolkit.formats.workspace import Workspace, checked_name
 from toolkit.models.zoo import build_model
 from toolkit.pipeline.data import bundle_and_data
 from toolkit.pipeline.run_folder import earlier_result, forget, keep, trained_name
-from toolkit.pipeline.runtime import Compute, compute_on
+from toolkit.pipeline.runtime import compute_on
+from toolkit.pipeline.sources import open_source
 from toolkit.teacher.train import label_loss
 from toolkit.training.evaluate import predict, top1
 from toolkit.training.loop import EpochResult, Trainer
-from toolkit.training.resident import ResidentSource
 from toolkit.training.run import run_to_end
 
 PRETRAINED_FOLDER = Path(__file__).parent.parent / "pretrained"
@@ -108,16 +108,16 @@ def train_teacher(
         earlier = earlier_result(finished, settings, force)
         if earlier is not None:
             return earlier
-        rows = None if bundle is None else bundle.rows_of(data.record)
-        source = _source(data, rows, settled.batch_size, seed, compute)
-        test = data.split("test")
+        train, test = data.split("train"), data.split("test")
+        rows_m = np.arange(len(train)) if bundle is None else bundle.rows_of(data.record)
+        source = open_source(train, rows_m, data.record, settled.batch_size, seed, compute)
         if force:
             forget(folder)
         steps = settled.epochs * source.batches_per_epoch
         trainer = Trainer(model, source, label_loss, settled, steps, compute.device, compute.precision)
         history = run_to_end(trainer, folder, settings, progress, on_epoch)
-        mean, std = data.record.mean, data.record.std
-        predicted_n = predict(model, test.frames(), mean, std, compute.device, compute.precision)
+        shown = (data.record.plan, data.record.mean, data.record.std)
+        predicted_n = predict(model, test, *shown, compute.device, compute.precision)
         result = {
             "path": str(weights),
             "name": name,
@@ -135,23 +135,3 @@ def _default_name(data: DataRecord, settings: dict[str, Any]) -> str:
     part = "" if settings["subset"] is None else f"-on-{settings['subset']}"
     trained = trained_name(settings)
     return f"{data.key}-{settings['arch'].replace(':', '-')}{wide}{part}{trained}-s{settings['seed']}"
-
-
-def _source(
-    data: PackedData, rows_m: np.ndarray | None, batch_size: int, seed: int, compute: Compute
-) -> ResidentSource:
-    """The training split, or its rows `rows_m`."""
-    train, record = data.split("train"), data.record
-    rows_m = np.arange(len(train)) if rows_m is None else rows_m
-    return ResidentSource(
-        train.frames(rows_m),
-        train.labels_n[rows_m],
-        train.rows_n[rows_m],
-        record.plan,
-        record.mean,
-        record.std,
-        batch_size,
-        seed,
-        compute.device,
-        compute.dtype,
-    )

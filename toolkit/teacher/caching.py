@@ -18,9 +18,10 @@ from toolkit.core.progress import Progress, silent
 from toolkit.formats.beton import Beton
 from toolkit.formats.cache import BLOCK_ROWS
 from toolkit.formats.parts import Parts
+from toolkit.formats.views_of import ViewReader
 from toolkit.models.zoo import FeatureReader
 from toolkit.views.plan import Plan
-from toolkit.views.render import Renderer, normalise
+from toolkit.views.render import normalise
 
 _FEATURES_MAX = float(np.finfo(np.float16).max)
 
@@ -61,28 +62,29 @@ class TeacherPass:
     batch_size: int
     stored_dtype: str
 
-    def run(self, images_nhwc: np.ndarray, rows_n: np.ndarray, plan: Plan, slot: int) -> tuple[np.ndarray, np.ndarray]:
-        """(logits (n, c) in the stored dtype, features (n, d) float16) of the rows' views of `slot`.
+    def reader(self, split: Beton, plan: Plan) -> ViewReader:
+        """What draws the views of a split for this teacher."""
+        return ViewReader(split, plan, self.batch_size, self.device)
+
+    def run(self, views: ViewReader, positions_n: np.ndarray, slot: int) -> tuple[np.ndarray, np.ndarray]:
+        """(logits (n, c) in the stored dtype, features (n, d) float16) of the views of `slot` of rows `positions_n`.
 
         Raises FailureError naming the first row whose logits are not finite, or when values do not fit their dtype.
         """
-        view_n = plan.views(rows_n, slot + 1)[:, slot]
-        dy_n, dx_n, mirrored_n = (torch.from_numpy(values).to(self.device) for values in plan.decode(view_n))
-        renderer = Renderer(torch.from_numpy(images_nhwc).to(self.device), plan)
         mean_c = torch.tensor(self.mean, dtype=self.dtype, device=self.device)
         std_c = torch.tensor(self.std, dtype=self.dtype, device=self.device)
         logits: list[Tensor] = []
         features: list[Tensor] = []
         with torch.inference_mode():
-            for b in torch.arange(len(rows_n), device=self.device).split(self.batch_size):
-                x_bchw = normalise(renderer.draw(b, dy_n[b], dx_n[b], mirrored_n[b]), mean_c, std_c)
+            for images_bhwc in views.slot(positions_n, slot):
+                x_bchw = normalise(images_bhwc, mean_c, std_c)
                 with autocast(self.device, self.precision):
                     features_bd, logits_bc = self.read(x_bchw)
                 logits.append(logits_bc)
                 features.append(features_bd)
             logits_nc = torch.cat(logits).cpu().numpy()
             features_nd = torch.cat(features).cpu().numpy()
-        stored_nc = self._stored(logits_nc, rows_n)
+        stored_nc = self._stored(logits_nc, views.beton.rows_n[positions_n])
         if np.abs(features_nd).max() > _FEATURES_MAX:
             raise FailureError(
                 f"teacher: features beyond ±{_FEATURES_MAX:,.0f} do not fit float16. Name another --teacher"
@@ -115,10 +117,10 @@ def run_parts(
 ) -> None:
     """Runs the teacher over the parts that are not there yet. `positions` gives a part's positions in `split`."""
     missing = [part for part in todo if part.key not in parts]
+    views = teacher.reader(split, plan)
     with progress("cache-teacher", sum(part.stop - part.start for part in missing), "img") as tick:
         for part in missing:
-            at = positions(part)
-            logits_nc, features_nd = teacher.run(split.frames(at), split.rows_n[at], plan, part.slot)
+            logits_nc, features_nd = teacher.run(views, positions(part), part.slot)
             extra = {"features": features_nd} if part.slot == 0 and part.split == "train" else {}
             parts.save(part.key, logits=logits_nc, **extra)
             tick(part.stop - part.start)

@@ -5,46 +5,41 @@ Shapes: n rows, b batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from toolkit.core.device import autocast
+from toolkit.formats.beton import Beton
+from toolkit.formats.views_of import ViewReader
 from toolkit.models.zoo import FeatureReader
+from toolkit.views.plan import Plan
 from toolkit.views.render import normalise
 
 EVAL_BATCH = 256
 
 
-def canonical_batches(
-    images_nhwc: np.ndarray, mean: list[float], std: list[float], device: torch.device, dtype: torch.dtype
-) -> Iterator[Tensor]:
-    """Normalised batches (b, 3, h, w) of the images as they are, in row order."""
-    mean_c = torch.tensor(mean, dtype=dtype, device=device)
-    std_c = torch.tensor(std, dtype=dtype, device=device)
-    for start in range(0, len(images_nhwc), EVAL_BATCH):
-        batch = torch.from_numpy(images_nhwc[start : start + EVAL_BATCH]).to(device)
-        yield normalise(batch, mean_c, std_c)
-
-
 def predict(
     model: nn.Module,
-    images_nhwc: np.ndarray,
+    images: Beton,
+    plan: Plan,
     mean: list[float],
     std: list[float],
     device: torch.device,
     precision: str,
+    positions_n: np.ndarray | None = None,
 ) -> Tensor:
-    """The class with the largest logit for each image: (n,) int64 on the CPU.
+    """The class with the largest logit for each image, or for those at `positions_n`: (n,) int64 on the CPU.
 
     Logits are the float32 ones of FeatureReader: rounded to bfloat16 they would tie, and ties go to the lower class.
     """
+    positions_n = np.arange(len(images)) if positions_n is None else positions_n
     dtype = next(model.parameters()).dtype
+    mean_c, std_c = (torch.tensor(values, dtype=dtype, device=device) for values in (mean, std))
     read = FeatureReader(model.eval())
+    views = ViewReader(images, plan, EVAL_BATCH, device)
     with torch.inference_mode(), autocast(device, precision):
-        batches = canonical_batches(images_nhwc, mean, std, device, dtype)
+        batches = (normalise(images_bhwc, mean_c, std_c) for images_bhwc in views.slot(positions_n, 0))
         return torch.cat([read(x_bchw)[1].argmax(dim=1) for x_bchw in batches]).cpu()
 
 

@@ -39,18 +39,16 @@ class ResidentSource:
     ) -> None:
         if not len(images_nhwc) == len(labels_n) == len(rows_n):
             raise ValueError(f"{len(images_nhwc)} images, {len(labels_n)} labels, {len(rows_n)} row numbers")
-        if targets is not None and targets.logits_knc.shape[1] != len(rows_n):
-            raise UsageError(f"targets are for {targets.logits_knc.shape[1]} rows, the images are {len(rows_n)}")
-        self.batch_size, self._device, self._dtype = batch_size, device, dtype
+        if targets is not None and targets.rows != len(rows_n):
+            raise UsageError(f"targets are for {targets.rows} rows, the images are {len(rows_n)}")
+        self.batch_size, self._device = batch_size, device
         self.showing = Showing(rows_n, plan, seed, targets)
         self._renderer = Renderer(torch.from_numpy(np.ascontiguousarray(images_nhwc)).to(device), plan)
         self._labels_n = torch.from_numpy(np.array(labels_n, dtype=np.int64)).to(device)
         self._rows_n = torch.from_numpy(self.showing.rows_n).to(device)
         self._mean_c = torch.tensor(mean, dtype=dtype, device=device)
         self._std_c = torch.tensor(std, dtype=dtype, device=device)
-        self._logits = None  # (k·n, c): one gather serves any slot
-        if targets is not None:
-            self._logits = torch.from_numpy(np.ascontiguousarray(targets.table())).to(device).flatten(0, 1)
+        self._targets = targets.table(device, dtype) if targets is not None else None
 
     def __len__(self) -> int:
         return len(self.showing)
@@ -63,16 +61,14 @@ class ResidentSource:
         """The batches of `epoch` (from 0); the last may be smaller."""
         view_n, slot_n = self.showing.views(epoch)
         shown = (
-            *self.showing.plan.decode(view_n),
+            self.showing.geometry(view_n),
             slot_n * len(self) + np.arange(len(self)),
             self.showing.order(epoch),
         )
-        dy_n, dx_n, mirrored_n, target_n, order = (torch.from_numpy(values).to(self._device) for values in shown)
+        geometry_n3, target_n, order = (torch.from_numpy(values).to(self._device) for values in shown)
         for at_b in order.split(self.batch_size):
-            images_bhwc = self._renderer.draw(at_b, dy_n[at_b], dx_n[at_b], mirrored_n[at_b])
-            logits_bc = None
-            if self._logits is not None:
-                logits_bc = self._logits.index_select(0, target_n[at_b]).to(self._dtype)
+            images_bhwc = self._renderer.draw(at_b, geometry_n3[at_b])
+            logits_bc = self._targets.gather(target_n[at_b]) if self._targets is not None else None
             yield Batch(
                 normalise(images_bhwc, self._mean_c, self._std_c), self._labels_n[at_b], self._rows_n[at_b], logits_bc
             )

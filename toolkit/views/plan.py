@@ -1,11 +1,14 @@
 """The plan: which view is slot k of row r. A small record, and a pure function of it.
 
-Slots walk through the whole family without repeating: first the image itself, and where the family has mirrors they
-alternate, so that any two neighbouring slots show both. Shapes: n rows, k slots, s shifts.
+Slots of a pad-crop family walk through all of it without repeating: first the image itself. Slot k of a resized-crop
+family is the row's k-th box. Where a family has mirrors they alternate, so that any two neighbouring slots show both.
+
+Shapes: n rows, k slots, s shifts; g what a renderer is told of a view, 2 is (height, width) of an image.
 """
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -14,35 +17,47 @@ import numpy as np
 
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.hashing import fingerprint, mix
-from toolkit.views.families import PadCrop, family_named
+from toolkit.views.families import PadCrop, ResizedCrop, family_named
 
-_RENDERER = "pad-crop/1"
+# Who draws the views: torch draws pad-crops on the device, FFCV's decoder cuts and scales boxes.
+_RENDERERS = {PadCrop: "pad-crop/1", ResizedCrop: "resized-crop/1"}
 _ROWS_AT_A_TIME = 8192
 _SALT = 0x51075
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`family` and its geometry (pixels), the seed, and the name and version of the renderer that draws it."""
+    """`family` and its geometry, the seed, and the name and version of the renderer that draws it.
+
+    `height` and `width` are the network's input, `padding` in pixels belongs to pad-crops, `least_area` in percent to
+    resized crops.
+    """
 
     family: str
     height: int
     width: int
-    padding: int
+    padding: int | None = None
     seed: int = 0
-    renderer: str = _RENDERER
+    renderer: str | None = None
+    least_area: int | None = None
 
     def __post_init__(self) -> None:
-        self._family  # noqa: B018 - an unknown family is refused here
-        if self.renderer != _RENDERER:
+        draws = _RENDERERS[type(self._family)]  # an unknown family is refused here
+        if self.renderer not in (None, draws):
             raise FailureError(
-                f"view plan: drawn by renderer {self.renderer}, this kdtool draws {_RENDERER}. "
+                f"view plan: drawn by renderer {self.renderer}, this kdtool draws {draws}. "
                 "Run kdtool cache-teacher again with this version"
             )
+        object.__setattr__(self, "renderer", draws)
 
     @cached_property
-    def _family(self) -> PadCrop:
-        return family_named(self.family, self.padding)
+    def _family(self) -> PadCrop | ResizedCrop:
+        return family_named(self.family, self.padding, self.least_area)
+
+    @property
+    def finite(self) -> bool:
+        """Whether all views can be cached; where not, FFCV's decoder draws them."""
+        return isinstance(self._family, PadCrop)
 
     @property
     def size(self) -> int:
@@ -52,17 +67,16 @@ class Plan:
     def views(self, rows_n: np.ndarray, slots: int) -> np.ndarray:
         """The views of the first `slots` slots of each row: (n, slots) int16. Column 0 is view 0."""
         if not 1 <= slots <= self.size:
-            raise UsageError(
-                f"--views must be 1 to {self.size} for {self.family} with padding {self.padding}, got {slots}"
-            )
+            raise UsageError(f"--views must be 1 to {self.size} for {self.geometry_in_words}, got {slots}")
+        if isinstance(self._family, ResizedCrop):
+            return np.broadcast_to(np.arange(slots, dtype=np.int16), (len(rows_n), slots))
         views_nk = np.empty((len(rows_n), slots), dtype=np.int16)
         for start in range(0, len(rows_n), _ROWS_AT_A_TIME):
             block = slice(start, start + _ROWS_AT_A_TIME)
-            views_nk[block] = self._views_of_block(np.asarray(rows_n[block]), slots)
+            views_nk[block] = self._permuted(self._family, np.asarray(rows_n[block]), slots)
         return views_nk
 
-    def _views_of_block(self, rows_n: np.ndarray, slots: int) -> np.ndarray:
-        family = self._family
+    def _permuted(self, family: PadCrop, rows_n: np.ndarray, slots: int) -> np.ndarray:
         shifts_s = np.arange(family.shifts)
         views_nk = np.empty((len(rows_n), slots), dtype=np.int16)
         for mirror in range(min(family.mirrors, slots)):
@@ -74,12 +88,27 @@ class Plan:
             views_nk[:, mirror :: family.mirrors] = shuffled_ns[:, :columns] + mirror * family.shifts
         return views_nk
 
-    def decode(self, views: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(dy, dx, mirrored) of each view; see PadCrop.decode."""
-        return self._family.decode(views)
+    def geometry(self, rows_n: np.ndarray, views_n: np.ndarray, sizes_n2: np.ndarray) -> np.ndarray:
+        """What the renderer is told of each view, int32: (n, 3) of dy, dx and mirrored for pad-crops, else (n, 5) of
+        top, left, height, width and mirrored. `sizes_n2` are the images' own sizes."""
+        if isinstance(self._family, PadCrop):
+            return np.stack(self._family.decode(views_n), axis=1).astype(np.int32)
+        return self._family.boxes(self.seed, rows_n, views_n, sizes_n2)
+
+    def checksums(self, rows_n: np.ndarray, slots: int, sizes_n2: np.ndarray) -> list[int]:
+        """CRC-32 of each slot's geometry: views are computed again and not stored, and this tells if they changed."""
+        views_nk = self.views(rows_n, slots)
+        geometries = (self.geometry(rows_n, views_nk[:, slot], sizes_n2) for slot in range(slots))
+        return [zlib.crc32(geometry_ng.astype("<i4").tobytes()) for geometry_ng in geometries]
+
+    @property
+    def geometry_in_words(self) -> str:
+        detail = f"padding {self.padding}" if self.finite else f"at least {self.least_area} % of the area"
+        return f"{self.family} with {detail}"
 
     def to_record(self) -> dict[str, Any]:
-        return asdict(self)
+        """Its fields, without those that the family has no use for."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_record(cls, record: dict[str, Any], source: str) -> Plan:

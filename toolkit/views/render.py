@@ -1,4 +1,6 @@
-"""Drawing views: one tensor operation for a whole batch, on the device that holds the images.
+"""Drawing pad-crop views: one tensor operation for a whole batch, on the device that holds the images.
+
+Boxes of resized crops are drawn in FFCV's decoder instead (`formats/ffcv_boxes.py`).
 
 Shapes: n rows held, b batch, h and w height and width (H and W with the border), c channels.
 """
@@ -18,21 +20,23 @@ class Renderer:
     def __init__(self, images_nhwc: Tensor, plan: Plan) -> None:
         if tuple(images_nhwc.shape[1:3]) != (plan.height, plan.width):
             raise ValueError(f"images are {tuple(images_nhwc.shape)}, the plan is for {plan.height} × {plan.width}")
+        if plan.padding is None:
+            raise ValueError(f"a plan of {plan.family} is drawn in FFCV's decoder")
         border = plan.padding
-        self.plan = plan
+        self.border, self.width = border, plan.width
         self.bordered_nHWc = F.pad(images_nhwc, (0, 0, border, border, border, border))
         self._y_h = torch.arange(plan.height, device=images_nhwc.device)
         self._x_w = torch.arange(plan.width, device=images_nhwc.device)
 
-    def draw(self, rows_b: Tensor, dy_b: Tensor, dx_b: Tensor, mirrored_b: Tensor) -> Tensor:
-        """The views (dy, dx, mirrored) of the rows at positions `rows_b`: (b, h, w, 3) uint8.
+    def draw(self, rows_b: Tensor, views_b3: Tensor) -> Tensor:
+        """The views (dy, dx, mirrored; integers) of the rows at positions `rows_b`: (b, h, w, 3) uint8.
 
         The image is shifted first, then mirrored, as torchvision's RandomCrop and RandomHorizontalFlip do in turn.
         """
-        border, width = self.plan.padding, self.plan.width
+        dy_b1, dx_b1, mirrored_b1 = views_b3.long().split(1, dim=1)
         _, H, W, channels = self.bordered_nHWc.shape
-        y_bh = self._y_h + (dy_b + border)[:, None]
-        x_bw = torch.where(mirrored_b[:, None], width - 1 - self._x_w, self._x_w) + (dx_b + border)[:, None]
+        y_bh = self._y_h + (dy_b1 + self.border)
+        x_bw = torch.where(mirrored_b1 == 1, self.width - 1 - self._x_w, self._x_w) + (dx_b1 + self.border)
         pixel_bhw = (rows_b[:, None] * H + y_bh)[:, :, None] * W + x_bw[:, None, :]
         flat = self.bordered_nHWc.view(-1, channels).index_select(0, pixel_bhw.flatten())
         return flat.view(*pixel_bhw.shape, channels)

@@ -1,0 +1,82 @@
+"""The pixels that teacher and student are shown: any views of any rows of a packed file, one way for both families.
+
+Shapes: m rows asked for, b batch, h and w height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toolkit.formats.beton import Beton
+from toolkit.views.plan import Plan
+from toolkit.views.render import Renderer
+
+_HELD_ROWS = 8192
+
+
+class ViewReader:
+    """Draws views of a packed file's rows as `plan` says, a batch at a time, onto `device`.
+
+    Pad-crops are drawn in torch from raw frames; resized crops in FFCV's decoder, which is opened (and compiled: some
+    seconds) when first needed.
+    """
+
+    def __init__(self, beton: Beton, plan: Plan, batch_size: int, device: torch.device, workers: int = 2) -> None:
+        self.beton, self.plan, self.batch_size, self.device, self._workers = beton, plan, batch_size, device, workers
+        self._boxes: _BoxLoader | None = None
+
+    def slot(self, positions_m: np.ndarray, slot: int) -> Iterator[Tensor]:
+        """The views of `slot` of the rows at `positions_m`, in that order: batches (b, h, w, 3) uint8."""
+        return self.views(positions_m, self.plan.views(self.beton.rows_n[positions_m], slot + 1)[:, slot])
+
+    def views(self, positions_m: np.ndarray, views_m: np.ndarray) -> Iterator[Tensor]:
+        """Like `slot`, for a view of each row's own."""
+        for start in range(0, len(positions_m), _HELD_ROWS):
+            at = positions_m[start : start + _HELD_ROWS]
+            geometry = self.plan.geometry(
+                self.beton.rows_n[at], views_m[start : start + _HELD_ROWS], self.beton.sizes_n2[at]
+            )
+            yield from self._shifted(at, geometry) if self.plan.finite else self._boxed(at, geometry)
+
+    def _shifted(self, positions_m: np.ndarray, views_m3: np.ndarray) -> Iterator[Tensor]:
+        renderer = Renderer(torch.from_numpy(self.beton.frames(positions_m)).to(self.device), self.plan)
+        on_device_m3 = torch.from_numpy(views_m3).to(self.device)
+        for b in torch.arange(len(positions_m), device=self.device).split(self.batch_size):
+            yield renderer.draw(b, on_device_m3[b])
+
+    def _boxed(self, positions_m: np.ndarray, boxes_m5: np.ndarray) -> Iterator[Tensor]:
+        if self._boxes is None:
+            self._boxes = _BoxLoader(self.beton, self.plan, self.batch_size, self._workers)
+        for images_bhwc in self._boxes.batches(positions_m, boxes_m5):
+            yield images_bhwc.to(self.device)
+
+
+class _BoxLoader:
+    """An FFCV Loader over a whole file that is told which rows to draw, in which boxes."""
+
+    def __init__(self, beton: Beton, plan: Plan, batch_size: int, workers: int) -> None:
+        from toolkit.formats.ffcv_boxes import BoxDecoder
+        from toolkit.formats.ffcv_loader import open_loader
+
+        self._boxes_n5 = np.zeros((len(beton), 5), dtype=np.int32)
+        self._positions_m = np.arange(len(beton), dtype=np.uint64)
+        decoder = BoxDecoder(self._boxes_n5, plan.height, plan.width)
+        self._loader = open_loader(beton.path, batch_size, workers=workers, decoder=decoder)
+        self._loader.traversal_order = self
+
+    def sample_order(self, epoch: int) -> np.ndarray:
+        """FFCV asks for the rows of an epoch."""
+        return self._positions_m
+
+    def batches(self, positions_m: np.ndarray, boxes_m5: np.ndarray) -> Iterator[Tensor]:
+        from toolkit.formats.ffcv_loader import one_epoch
+
+        self._positions_m = np.asarray(positions_m, dtype=np.uint64)
+        self._boxes_n5[positions_m] = boxes_m5
+        with one_epoch(self._loader) as batches:
+            for images_bhwc, _, _ in batches:
+                yield images_bhwc
