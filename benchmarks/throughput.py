@@ -36,13 +36,13 @@ from toolkit.distill.losses import distillation_loss
 from toolkit.formats.bundle import open_bundle
 from toolkit.formats.workspace import Workspace
 from toolkit.models.zoo import build_model
-from toolkit.pipeline.cache import cache_teacher, load_model
+from toolkit.pipeline.cache import cache_teacher
 from toolkit.pipeline.data import ensure_packed, pack_data
 from toolkit.pipeline.knowledge import load_knowledge
 from toolkit.pipeline.runtime import compute_on
 from toolkit.pipeline.sources import open_source
 from toolkit.pipeline.subset import build_subset
-from toolkit.pipeline.teacher import find_teacher
+from toolkit.pipeline.teacher import find_teacher, load_model
 from toolkit.report.tables import table
 from toolkit.training.loop import Trainer
 

@@ -203,7 +203,7 @@ NAMES = [
     (("pack", "--dataset", "zzz"), 2, "known are fashion-mnist"),
     (("cache-teacher", *DIGITS, "--teacher", "digits-resnet9"), 1, "digits-resnet8", "kdtool train-teacher"),
     (("cache-teacher", *DIGITS, "--teacher", "../x"), 2, "--teacher"),
-    (("cache-teacher", *DIGITS, "--dtype", "float15"), 2, "float16 or float32"),
+    (("cache-teacher", *DIGITS, "--dtype", "float15"), 2, "float16, float32, int8"),
     (("cache-teacher", "--subset", "none"), 1, "kdtool build-subset"),
     ((*BUILD, "--teacher", "none"), 1, "neither a file nor a teacher", "kdtool train-teacher"),
     ((*BUILD, "--method", "hardst"), 2, "did you mean hardest?"),
@@ -303,7 +303,7 @@ def scaled(name: str, factor: float) -> Callable[[dict[str, torch.Tensor]], None
         ("fc.weight", float("nan"), ("not all finite (fc.weight)", "smaller --lr")),
         ("fc.bias", float("inf"), ("not all finite (fc.bias)", "smaller --lr")),
         ("fc.weight", 1e38, ("its logits for row", "are not finite", "another --teacher")),
-        ("fc.weight", 1e6, ("do not fit float16", "--dtype float32")),
+        ("fc.weight", 1e6, ("do not fit float16", "--encoding float32")),
         ("stage3.0.bn2.weight", 1e6, ("do not fit float16",)),
     ],
 )
@@ -441,7 +441,7 @@ IMPOSSIBLE_RECORDS = [
     {"slots": 0},
     {"slots": "two"},
     {"classes": 7},
-    {"dtype": "float15"},
+    {"encoding": "float15"},
     {"plan": {}},
     {"plan": {**OTHER_PLAN, "family": "pad-crap"}},
     {"plan": {**OTHER_PLAN, "padding": "one"}},
@@ -502,7 +502,7 @@ def test_a_cache_of_something_else_is_not_added_to(ours: Path, record: dict[str,
 
 
 def test_a_cache_of_another_dtype_is_not_added_to(good: Path):
-    refused(good, (*CACHE_MORE, "--dtype", "float32"), 1, "dtype float16 → float32", "--force")
+    refused(good, (*CACHE_MORE, "--dtype", "float32"), 1, "encoding float16 → float32", "--force")
 
 
 def test_a_cache_of_other_data_gives_no_scores(ours: Path):
@@ -532,7 +532,7 @@ def test_targets_for_other_rows_are_seen_by_inspect(ours: Path):
     assert "kdtool build-subset --dataset digits --frac 0.2 --method random --seed 0 --name fifth --force" in line
 
 
-@pytest.mark.parametrize("change", [{"dtype": "float32"}, {"teacher_fingerprint": "0" * 16}])
+@pytest.mark.parametrize("change", [{"encoding": "float32"}, {"teacher_fingerprint": "0" * 16}])
 def test_an_unfinished_cache_of_another_identity_is_not_gone_on_with(ours: Path, change: dict[str, str]):
     folder = cache_of(ours).with_name("cache.h5.parts")
     with open_cache(cache_of(ours)) as cache:

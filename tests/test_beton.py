@@ -168,7 +168,7 @@ def test_subset_loader_shows_what_the_teacher_saw(digits: Path):
     from toolkit.formats.cache import open_cache
 
     with open_cache(digits / "teachers" / "digits-resnet8" / "cache.h5") as cache:
-        logits = cache.logits(cache.slots)
+        logits = cache.encoded(cache.slots)["logits"]
     seen = set()
     for batch in toolkit.subset_loader(digits / "subsets" / "third", batch_size=64):
         for row, own in zip(batch.rows_b.tolist(), batch.logits_bc, strict=True):

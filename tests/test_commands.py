@@ -48,7 +48,7 @@ def changed_files(folder: Path, command: list[object]) -> set[str]:
 
 def test_help_lists_the_pipeline_in_order():
     shown = kdtool("--help").output
-    names = ["pack", "train-teacher", "cache-teacher", "build-subset", "distill", "evaluate", "inspect"]
+    names = ["pack", "train-teacher", "cache-teacher", "views", "build-subset", "distill", "evaluate", "inspect"]
     places = [shown.index(f"\n  {name} ") for name in names]
     assert places == sorted(places)
     assert list(cli.commands) == names
@@ -214,7 +214,7 @@ def test_changed_targets_are_not_taken_for_the_same_run(copied: Path):
     made(*again)
     made("build-subset", "-w", copied, "--dataset", "digits", "--frac", "0.3", "--name", "third")
     with open_cache(copied / "subsets" / "third" / "targets" / "digits-resnet8.h5") as targets:
-        assert targets.record.dtype == "float32"
+        assert targets.record.encoding == "float32"
     refused = kdtool(*run)
     assert refused.exit_code == 1 and "targets_fingerprint" in refused.stderr
 

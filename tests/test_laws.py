@@ -27,10 +27,9 @@ from toolkit.formats.bundle import open_bundle
 from toolkit.formats.checkpoint import load_checkpoint
 from toolkit.formats.dataset import open_packed
 from toolkit.models.zoo import FeatureReader, build_model
-from toolkit.pipeline.cache import load_model
 from toolkit.pipeline.runtime import compute_on
 from toolkit.pipeline.sources import open_source
-from toolkit.pipeline.teacher import PRETRAINED_FOLDER
+from toolkit.pipeline.teacher import PRETRAINED_FOLDER, load_model
 from toolkit.teacher.caching import TeacherPass
 from toolkit.training.loop import Trainer
 from toolkit.training.showing import Showing, Targets
@@ -45,11 +44,9 @@ def cached_logits(digits: Path, precision: str, dtype: str, slots: int) -> np.nd
     data = open_packed(digits / "data" / "digits")
     compute = compute_on("cpu", precision)
     record, model = load_model(TEACHER, data, compute)
-    teacher = TeacherPass(
-        FeatureReader(model), record.mean, record.std, compute.device, compute.dtype, precision, 100, dtype
-    )
+    teacher = TeacherPass(FeatureReader(model), record.mean, record.std, compute.device, compute.dtype, precision, 100)
     views = teacher.reader(data.split("train"), data.record.plan)
-    return np.stack([teacher.run(views, ROWS, slot)[0] for slot in range(slots)])
+    return np.stack([teacher.run(views, ROWS, slot)[0].astype(dtype) for slot in range(slots)])
 
 
 def student_from_cache(digits: Path, logits_vnc: np.ndarray, precision: str, steps: int = STEPS) -> torch.nn.Module:

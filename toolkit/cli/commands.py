@@ -53,7 +53,13 @@ def train_teacher(as_json: bool, **asked: Any) -> None:
 @opt.data_set
 @click.option("--teacher", help="A name or a checkpoint file.  [default: the one that comes with kdtool]")
 @click.option("--views", default="4", show_default=True, help="Views of each row: a number, all, or epochs:E.")
-@click.option("--dtype", default="float16", show_default=True, help="Of the stored logits: float16 or float32.")
+@click.option(
+    "--encoding",
+    "--dtype",
+    "encoding",
+    default="auto",
+    help="Of the stored logits: float16, float32, int8 or topk:K.  [default: by the number of classes]",
+)
 @click.option("--subset", help="Run only over this subset's rows, and write its targets.")
 @click.option("--batch-size", type=int, help="Images at a time.  [default: 128 on a CPU, 1024 on a GPU]")
 @opt.compute
@@ -73,6 +79,36 @@ def cache_teacher(as_json: bool, **asked: Any) -> None:
         f"{result['path']}: {result['rows']:,} rows × {result['views']} views × {result['classes']} classes from "
         f"{result['teacher']} ({result['teacher_top1']:.2f} % on the test split), "
         f"{result['bytes_per_view']} bytes a view, {done}",
+    )
+
+
+@click.command()
+@click.option(
+    "--montage",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="PNG file to draw into, in a folder that exists.",
+)
+@opt.data_set
+@click.option("--subset", help="Draw only this subset's rows.")
+@click.option("--views", default="8", show_default=True, help="Slots of each row: a number, all, or epochs:E.")
+@click.option("--rows", default=8, show_default=True, help="How many rows, from each class in turn.")
+@click.option("--row", "row_numbers", type=int, multiple=True, help="This row instead; may be given again.")
+@click.option("--scale", type=int, help="Side of the square that a pixel becomes.  [default: tiles of about 64]")
+@opt.common
+@opt.example("kdtool views --montage views.png")
+def views(as_json: bool, **asked: Any) -> None:
+    """Draw what the teacher saw, row by slot; slot 0 is the canonical view.  Reads data/; writes one PNG file."""
+    from toolkit.core.progress import on_stderr
+    from toolkit.pipeline.views import montage
+
+    result = montage(**asked, progress=on_stderr)
+    opt.show(
+        result,
+        as_json,
+        f"{result['path']}: {result['rows']} rows × {result['slots']} slots of {result['family']}, "
+        f"{result['width']:,} × {result['height']:,} pixels",
     )
 
 
@@ -180,4 +216,4 @@ def _epoch_line(result: Any) -> None:
     )
 
 
-COMMANDS = [pack, train_teacher, cache_teacher, build_subset, distill, evaluate, inspect]
+COMMANDS = [pack, train_teacher, cache_teacher, views, build_subset, distill, evaluate, inspect]

@@ -29,11 +29,14 @@ class DistillSettings:
             raise UsageError(f"--iterations must be at least 1, got {self.iterations}")
 
 
-def resolve_match(match: str | None, slots: int, epochs: int, family_size: int) -> str:
-    """What was asked for; else `exact` where every epoch has a view of its own cached, and `mean` where not.
+def resolve_match(match: str | None, slots: int, epochs: int, family_size: int, averages: bool = True) -> str:
+    """What was asked for; else `exact` where every epoch has a view of its own cached, and `mean` where not, or
+    `nearest` for logits that have no mean (top-k).
 
     Provisional: on mild crops the mean of few cached views kept most of the gain.
     """
     if match is not None:
         return match
-    return "exact" if slots >= min(epochs, family_size) else "mean"
+    if slots >= min(epochs, family_size):
+        return "exact"
+    return "mean" if averages else "nearest"

@@ -2,10 +2,11 @@
 
     /rows (n,) int64             row numbers in the packed data set, increasing
     /labels (n,) int64
-    /slots/<k>/logits (n, c)     raw logits of slot k's view, float16 or float32; slot 0 is the image itself
+    /slots/<k>/…                 raw logits of slot k's view, as formats/encodings.py stores them: `logits` (n, c), or
+                                 `topk/…`, or `int8/…`; slot 0 is the canonical view
     /features (n, d) float16     what the last linear layer read, on slot 0 (caches only)
     /scores/<name> (n,) float32  with its definition as attributes (caches only)
-    /test/logits (m, c), /test/labels (m,)
+    /test/…                      the canonical view's logits of the test split, likewise, and /test/labels (m,)
     /checksums/<dataset>         CRC-32 of every block of rows, uint32
 
 Everything it was made from stands in the attribute `record`. Shapes: n rows, m test rows, c classes, d features.
@@ -29,11 +30,11 @@ from toolkit.core.files import DeferringFile, whole_file
 from toolkit.core.hashing import fingerprint
 from toolkit.core.records import record_of
 from toolkit.formats.appending import appending
+from toolkit.formats.encodings import Arrays, Encoding
 from toolkit.views.plan import Plan
 
-SCHEMA = 1
+SCHEMA = 2
 BLOCK_ROWS = 8192
-DTYPES = ("float16", "float32")
 
 # What h5py raises somewhere within a damaged file.
 _DAMAGE = (OSError, RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError, MemoryError)
@@ -41,7 +42,10 @@ _DAMAGE = (OSError, RuntimeError, ValueError, KeyError, IndexError, TypeError, A
 
 @dataclass(frozen=True)
 class CacheRecord:
-    """What a cache was made from. `kind` is `cache` or `targets`; `teacher_images` counts the forward passes spent."""
+    """What a cache was made from. `kind` is `cache` or `targets`; `teacher_images` counts the forward passes spent.
+
+    `views` holds the checksums of each slot's geometry (Plan.checksums): views are computed again, not stored.
+    """
 
     kind: str
     dataset: str
@@ -56,8 +60,9 @@ class CacheRecord:
     std: list[float]
     plan: dict[str, Any]
     precision: str
-    dtype: str
+    encoding: str
     slots: int
+    views: list[int]
     teacher_top1: float
     teacher_images: int
     command: str
@@ -74,7 +79,7 @@ class CacheRecord:
             "teacher_fingerprint",
             "plan",
             "precision",
-            "dtype",
+            "encoding",
         )
         return {name: getattr(self, name) for name in names}
 
@@ -163,9 +168,12 @@ class CacheReader:
             raise self._unreadable("scores", error) from error
 
     @property
+    def encoding(self) -> Encoding:
+        return Encoding.parse(self.record.encoding, self.record.classes)
+
+    @property
     def bytes_per_view(self) -> int:
-        dataset = self._dataset("slots/0/logits")
-        return dataset.dtype.itemsize * dataset.shape[1]
+        return self.encoding.bytes_per_view
 
     def _unreadable(self, name: str, error: BaseException) -> FailureError:
         return FailureError(f"{self.path}: /{name} can't be read ({_reason(error)}). Run: {self._made_by}")
@@ -212,11 +220,27 @@ class CacheReader:
                 [self.block(name, int(n))[wanted[number_of == n] - n * BLOCK_ROWS] for n in np.unique(number_of)]
             )
 
-    def logits(self, slots: int) -> np.ndarray:
-        """The first `slots` slots: (k, n, c) in the dtype they are stored in."""
+    def encoded(self, slots: int) -> Arrays:
+        """The first `slots` slots as they are stored: arrays (k, n, …)."""
         if slots > self.slots:
             raise UsageError(f"{self.path}: holds {self.slots} views, {slots} were asked for. Run: {self._made_by}")
-        return np.stack([self.read(f"slots/{slot}/logits") for slot in range(slots)])
+        return {
+            name: np.stack([self.read(f"slots/{slot}/{name}") for slot in range(slots)])
+            for name in self.encoding.arrays(len(self))
+        }
+
+    def encoded_block(self, slot: int, number: int) -> Arrays:
+        """Block `number` of a slot, as it is stored."""
+        return {name: self.block(f"slots/{slot}/{name}", number) for name in self.encoding.arrays(0)}
+
+    def test_classes(self) -> np.ndarray:
+        """What the teacher takes each test image for: (m,) int64."""
+        return self.encoding.top_class({name: self.read(f"test/{name}") for name in self.encoding.arrays(0)})
+
+    def check_views(self, sizes_n2: np.ndarray, slots: int) -> None:
+        """Raises FailureError where this kdtool draws other views than those cached; sizes are the rows' images'."""
+        if self.plan.checksums(self.read("rows"), slots, sizes_n2) != self.record.views[:slots]:
+            raise FailureError(f"{self.path}: cached on views that are drawn otherwise now. Run: {self._made_by}")
 
     def score(self, name: str) -> np.ndarray:
         """(n,) float32, high = hard. Raises UsageError for a name the file does not hold."""
@@ -234,7 +258,8 @@ class CacheReader:
 
     def fingerprint(self, slots: int) -> str:
         """16 hexadecimal digits over what the first `slots` slots were made from, and their checksums."""
-        checksums = [self._file[f"checksums/slots/{slot}/logits"][()].tobytes() for slot in range(slots)]
+        stored = [f"checksums/slots/{slot}/{name}" for slot in range(slots) for name in self.encoding.arrays(0)]
+        checksums = [self._file[name][()].tobytes() for name in stored]
         return fingerprint(json.dumps(self.record.identity(), sort_keys=True), *checksums)
 
     def verify(self) -> int:
@@ -253,12 +278,14 @@ def _checked_record(file: h5py.File) -> CacheRecord:
     if not np.array_equal(schema, SCHEMA):
         raise ValueError(f"expected schema {SCHEMA}, found {schema}")
     record = record_of(CacheRecord, json.loads(str(file.attrs.get("record", ""))))
-    if record.dtype not in DTYPES or not 1 <= record.slots <= record_of(Plan, record.plan).size:
-        raise ValueError(f"its record says {record.slots} views, of type {record.dtype}")
+    encoding = Encoding.parse(record.encoding, record.classes)
+    if not 1 <= record.slots <= record_of(Plan, record.plan).size or len(record.views) != record.slots:
+        raise ValueError(f"its record says {record.slots} views")
     rows, test_rows = (len(file[name]) if name in file else -1 for name in ("rows", "test/labels"))
     shapes: dict[str, tuple[int, ...]] = {"rows": (rows,), "labels": (rows,), "test/labels": (test_rows,)}
-    shapes |= {f"slots/{slot}/logits": (rows, record.classes) for slot in range(record.slots)}
-    shapes["test/logits"] = (test_rows, record.classes)
+    places = [*((f"slots/{slot}", rows) for slot in range(record.slots)), ("test", test_rows)]
+    for place, length in places:
+        shapes |= {f"{place}/{name}": shape for name, (shape, _) in encoding.arrays(length).items()}
     for name, shape in shapes.items():
         found = file[name].shape if name in file else None
         if found is None:

@@ -27,6 +27,11 @@ _STEPS = 255
 Arrays = dict[str, np.ndarray]
 
 
+def default_encoding(classes: int) -> str:
+    """Provisional: all logits where they are few."""
+    return "float16" if classes <= 256 else "topk:14"
+
+
 @dataclass(frozen=True)
 class Encoding(ABC):
     """Logits over `classes` classes. `Encoding.parse` makes one of the name users give it."""

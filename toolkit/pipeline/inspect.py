@@ -33,9 +33,9 @@ def evaluate(
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Accuracy (percent) of a checkpoint on a split, by default the whole test split of the data set it learned."""
-    from toolkit.pipeline.cache import load_model
     from toolkit.pipeline.data import ensure_packed
     from toolkit.pipeline.runtime import compute_on
+    from toolkit.pipeline.teacher import load_model
     from toolkit.training.evaluate import predict, top1
 
     compute = compute_on(device, precision, threads)

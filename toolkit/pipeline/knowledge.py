@@ -15,8 +15,9 @@ from toolkit.core.errors import FailureError, UsageError
 from toolkit.distill.settings import resolve_match
 from toolkit.formats.bundle import Bundle, open_bundle
 from toolkit.formats.cache import CacheRecord, open_cache
+from toolkit.formats.encodings import TopLogits
 from toolkit.pipeline.teacher import PRETRAINED
-from toolkit.training.showing import Targets
+from toolkit.training.targets import Targets
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,11 @@ def load_knowledge(
         slots = cache.slots if views is None else views
         if not 1 <= slots <= cache.slots:
             raise UsageError(f"--views must be 1 to {cache.slots}, which {cache.path} holds, got {slots}")
-        targets = Targets.of_logits(cache.logits(slots), resolve_match(match, slots, epochs, plan.size))
-        return Knowledge(targets, cache.record, cache.fingerprint(slots), cache.read("test/logits").argmax(axis=1))
+        cache.check_views(bundle.images().sizes_n2[bundle.indices_m], slots)
+        averages = not isinstance(cache.encoding, TopLogits)
+        match = resolve_match(match, slots, epochs, plan.size, averages)
+        targets = Targets(cache.encoding, cache.encoded(slots), match)
+        return Knowledge(targets, cache.record, cache.fingerprint(slots), cache.test_classes())
 
 
 def subset_loader(
@@ -93,9 +97,10 @@ def subset_loader(
     """A ready loader of a bundle (its folder), for a training loop of your own: each pass over it is one epoch.
 
     Batches are named tuples: `images_bchw` (b, 3, h, w) float32, normalised, channels last; `labels_b`, `rows_b` (row
-    numbers in the packed data) (b,) int64; `logits_bc` (b, c) float32, what the teacher said of exactly these views, or
-    None where the bundle holds no targets. Rows, views and order depend only on `seed` and the epoch. `loader` is the
-    FFCV Loader within. Raises FailureError or UsageError for a damaged bundle, or a teacher or match it does not hold.
+    numbers in the packed data) (b,) int64; `logits_bc` (b, c) float32 (a `TopK` where only the largest are cached),
+    what the teacher said of exactly these views, or None where the bundle holds no targets. Rows, views and order
+    depend only on `seed` and the epoch. `loader` is the FFCV Loader within. Raises FailureError or UsageError for a
+    damaged bundle, or a teacher or match it does not hold.
     """
     from toolkit.training.stream import StreamSource
 

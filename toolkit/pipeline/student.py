@@ -14,10 +14,11 @@ from toolkit.core.hashing import checked_seed
 from toolkit.core.locks import only_writer
 from toolkit.core.progress import Progress, silent
 from toolkit.core.recipes import Recipe, resolve_recipe
-from toolkit.distill.losses import distillation_loss
+from toolkit.distill.losses import distillation_loss, tail_weights
 from toolkit.distill.settings import DistillSettings
 from toolkit.formats.bundle import Bundle, open_bundle
 from toolkit.formats.dataset import PackedData, pack_command
+from toolkit.formats.encodings import TopLogits
 from toolkit.formats.workspace import Workspace
 from toolkit.models.zoo import build_model, images_seen
 from toolkit.pipeline.data import ensure_packed
@@ -74,6 +75,8 @@ def distill(
     steps = iterations or settled.epochs * batches_per_epoch
     settled = replace(settled, epochs=-(-steps // batches_per_epoch))
     knowledge = None if alpha == 0 else load_knowledge(bundle, teacher, match, settled.epochs, views)
+    if knowledge and isinstance(knowledge.targets.encoding, TopLogits):
+        tail_weights(temperature)  # refuses a temperature that the rest's log-sum-exps do not reach
     settings = _settings(bundle, knowledge, asked, settled, compute, recipe, arch, width, seed, steps)
     folder = workspace.run(_default_name(settings, iterations) if name is None else name)
     weights, finished = folder / "student.pt", folder / "run.json"

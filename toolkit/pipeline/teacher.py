@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from toolkit.core.errors import FailureError
+from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.hashing import checked_seed
 from toolkit.core.locks import only_writer
 from toolkit.core.progress import Progress, silent
 from toolkit.core.recipes import resolve_recipe
-from toolkit.formats.dataset import DataRecord
+from toolkit.formats.checkpoint import Checkpoint, load_checkpoint
+from toolkit.formats.dataset import DataRecord, PackedData
 from toolkit.formats.workspace import Workspace, checked_name
-from toolkit.models.zoo import build_model
+from toolkit.models.zoo import build_model, load_weights
 from toolkit.pipeline.data import bundle_and_data
 from toolkit.pipeline.run_folder import earlier_result, forget, keep, trained_name
-from toolkit.pipeline.runtime import compute_on
+from toolkit.pipeline.runtime import Compute, compute_on
 from toolkit.pipeline.sources import open_source
 from toolkit.teacher.train import label_loss
 from toolkit.training.evaluate import predict, top1
@@ -54,6 +56,31 @@ def find_teacher(workspace: Workspace, teacher: str | None, dataset: str) -> tup
         f"--teacher {teacher}: neither a file nor a teacher known here ({known}). "
         f"Run: kdtool train-teacher --dataset {dataset} --name {teacher}"
     )
+
+
+def load_model(path: Path, data: PackedData, compute: Compute) -> tuple[Checkpoint, torch.nn.Module]:
+    """A checkpoint's record and its network, evaluating. Raises FailureError when broken or not for these data."""
+    checkpoint = load_checkpoint(path)
+    record = data.record
+    if checkpoint.classes != record.classes:
+        raise FailureError(
+            f"{path}: a teacher of {checkpoint.classes} classes, but {record.dataset} has {record.classes}. "
+            f"Run: kdtool train-teacher --dataset {record.dataset}"
+        )
+    if checkpoint.dataset != record.dataset:
+        raise FailureError(
+            f"{path}: trained on {checkpoint.dataset}, but the data are {record.dataset}. "
+            f"Run: kdtool train-teacher --dataset {record.dataset}"
+        )
+    try:
+        model = build_model(checkpoint.arch, checkpoint.classes, checkpoint.width)
+    except UsageError as error:  # here it is not the user who asked for it
+        raise FailureError(f"{path}: names a network that can't be built ({error})") from error
+    load_weights(model, checkpoint.weights, str(path))
+    broken = [name for name, tensor in checkpoint.weights.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise FailureError(f"{path}: its weights are not all finite ({broken[0]}). Train it again with a smaller --lr")
+    return checkpoint, compute.place(model).eval()
 
 
 def train_teacher(

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -50,9 +50,9 @@ SCORES = {
 }
 
 
-def compute_scores(arrays: PassArrays) -> dict[str, np.ndarray]:
-    """Every score the arrays allow: name to (n,) float32."""
+def compute_scores(arrays: PassArrays, names: Iterable[str] = SCORES) -> dict[str, np.ndarray]:
+    """Every score of `names` that the arrays allow: name to (n,) float32."""
     views = arrays.logits_vnc.shape[0]
     return {
-        name: score.compute(arrays).astype(np.float32) for name, score in SCORES.items() if views >= score.needs_views
+        name: SCORES[name].compute(arrays).astype(np.float32) for name in names if views >= SCORES[name].needs_views
     }

@@ -15,7 +15,7 @@ from toolkit.core.files import need_space, whole_folder
 from toolkit.core.versions import command_line, now, versions
 from toolkit.formats.beton import Beton, cut, open_beton
 from toolkit.formats.bundle import Bundle, SubsetRecord, open_bundle, write_bundle_records
-from toolkit.formats.cache import CacheReader, new_cache, open_cache
+from toolkit.formats.cache import CacheReader, CacheRecord, grown_cache, new_cache, open_cache
 
 
 def cut_bundle(
@@ -65,8 +65,8 @@ def adds_to(bundle: Bundle, cache: CacheReader) -> bool:
         return True
     with open_cache(path, bundle.targets_command(cache.record.teacher)) as targets:
         found, ours = targets.record.identity(), cache.record.identity()
-        stored_otherwise = any(found[name] != ours[name] for name in ("dtype", "precision"))
-        outdated = any(found[name] != ours[name] for name in ours.keys() - {"dtype", "precision"})
+        stored_otherwise = any(found[name] != ours[name] for name in ("encoding", "precision"))
+        outdated = any(found[name] != ours[name] for name in ours.keys() - {"encoding", "precision"})
         return outdated or targets.slots < cache.slots or (stored_otherwise and targets.slots == cache.slots)
 
 
@@ -78,16 +78,28 @@ def cut_targets(cache: CacheReader, bundle: Bundle) -> Path:
             f"{cache.path}: made from {record.dataset} ({record.data_fingerprint}), but the subset is of "
             f"{bundle.data.key} ({bundle.data.train_fingerprint}). Re-run: kdtool cache-teacher --force"
         )
-    rows_m = bundle.rows_m
-    path = bundle.targets_path(record.teacher)
-    need_space(path, len(rows_m) * cache.bytes_per_view * cache.slots)
-    targets = replace(record, kind="targets", command=command_line(), created=now(), versions=versions())
-    with new_cache(path, targets) as out:
-        out.write("rows", rows_m)
-        out.write("labels", cache.read("labels", rows_m))
-        for slot in range(cache.slots):
-            name = f"slots/{slot}/logits"
-            out.write_blocks(name, (len(rows_m), record.classes), record.dtype, cache.read_blocks(name, rows_m))
-        for name in ("test/logits", "test/labels"):
-            out.write(name, cache.read(name))
+    rows_m, path = bundle.rows_m, bundle.targets_path(record.teacher)
+    views = cache.plan.checksums(rows_m, cache.slots, bundle.images().sizes_n2[bundle.indices_m])
+    targets = replace(record, kind="targets", views=views, command=command_line(), created=now(), versions=versions())
+    held = _slots_held(path, targets, bundle)
+    need_space(path, len(rows_m) * cache.bytes_per_view * (cache.slots - held))
+    with grown_cache(path, targets) if held else new_cache(path, targets) as out:
+        for slot in range(held, cache.slots):
+            for name, (shape, dtype) in cache.encoding.arrays(len(rows_m)).items():
+                name = f"slots/{slot}/{name}"
+                out.write_blocks(name, shape, dtype, cache.read_blocks(name, rows_m))
+        if not held:
+            out.write("rows", rows_m)
+            out.write("labels", cache.read("labels", rows_m))
+            for name in (*cache.encoding.arrays(0), "labels"):
+                out.write(f"test/{name}", cache.read(f"test/{name}"))
     return path
+
+
+def _slots_held(path: Path, wanted: CacheRecord, bundle: Bundle) -> int:
+    """How many slots of the targets at `path` can stay as they are: none, or all where only views are missing."""
+    if not path.is_file():
+        return 0
+    with open_cache(path, bundle.targets_command(wanted.teacher)) as targets:
+        grows = targets.record.identity() == wanted.identity() and np.array_equal(targets.read("rows"), bundle.rows_m)
+        return targets.slots if grows and targets.slots < wanted.slots else 0

@@ -17,12 +17,14 @@ from toolkit.core.errors import FailureError
 from toolkit.core.progress import Progress, silent
 from toolkit.formats.beton import Beton
 from toolkit.formats.cache import BLOCK_ROWS
+from toolkit.formats.encodings import Arrays, Encoding, FullLogits
 from toolkit.formats.parts import Parts
 from toolkit.formats.views_of import ViewReader
 from toolkit.models.zoo import FeatureReader
 from toolkit.views.plan import Plan
 from toolkit.views.render import normalise
 
+ALL_CLASSES = "all classes"  # a part's array of unencoded logits
 _FEATURES_MAX = float(np.finfo(np.float16).max)
 
 
@@ -60,16 +62,15 @@ class TeacherPass:
     dtype: torch.dtype
     precision: str
     batch_size: int
-    stored_dtype: str
 
     def reader(self, split: Beton, plan: Plan) -> ViewReader:
         """What draws the views of a split for this teacher."""
         return ViewReader(split, plan, self.batch_size, self.device)
 
     def run(self, views: ViewReader, positions_n: np.ndarray, slot: int) -> tuple[np.ndarray, np.ndarray]:
-        """(logits (n, c) in the stored dtype, features (n, d) float16) of the views of `slot` of rows `positions_n`.
+        """(logits (n, c), features (n, d) float16) of the views of `slot` of the rows at `positions_n`.
 
-        Raises FailureError naming the first row whose logits are not finite, or when values do not fit their dtype.
+        Raises FailureError naming the first row whose logits are not finite, or when features do not fit float16.
         """
         mean_c = torch.tensor(self.mean, dtype=self.dtype, device=self.device)
         std_c = torch.tensor(self.std, dtype=self.dtype, device=self.device)
@@ -84,26 +85,21 @@ class TeacherPass:
                 features.append(features_bd)
             logits_nc = torch.cat(logits).cpu().numpy()
             features_nd = torch.cat(features).cpu().numpy()
-        stored_nc = self._stored(logits_nc, views.beton.rows_n[positions_n])
+        _refuse_infinite(logits_nc, views.beton.rows_n[positions_n])
         if np.abs(features_nd).max() > _FEATURES_MAX:
             raise FailureError(
                 f"teacher: features beyond ±{_FEATURES_MAX:,.0f} do not fit float16. Name another --teacher"
             )
-        return stored_nc, features_nd.astype(np.float16)
+        return logits_nc, features_nd.astype(np.float16)
 
-    def _stored(self, logits_nc: np.ndarray, rows_n: np.ndarray) -> np.ndarray:
-        bad = np.flatnonzero(~np.isfinite(logits_nc).all(axis=1))
-        if len(bad):
-            raise FailureError(
-                f"teacher: its logits for row {rows_n[bad[0]]} are not finite ({len(bad)} of {len(rows_n)} rows). "
-                "Train it again with a smaller --lr, or name another --teacher"
-            )
-        limit = float(np.finfo(self.stored_dtype).max)
-        if np.abs(logits_nc).max() > limit:
-            raise FailureError(
-                f"teacher: logits beyond ±{limit:,.0f} do not fit {self.stored_dtype}. Use --dtype float32"
-            )
-        return logits_nc.astype(self.stored_dtype)
+
+def _refuse_infinite(logits_nc: np.ndarray, rows_n: np.ndarray) -> None:
+    bad = np.flatnonzero(~np.isfinite(logits_nc).all(axis=1))
+    if len(bad):
+        raise FailureError(
+            f"teacher: its logits for row {rows_n[bad[0]]} are not finite ({len(bad)} of {len(rows_n)} rows). "
+            "Train it again with a smaller --lr, or name another --teacher"
+        )
 
 
 def run_parts(
@@ -111,16 +107,25 @@ def run_parts(
     split: Beton,
     positions: Callable[[Part], np.ndarray],
     plan: Plan,
+    encoding: Encoding,
     todo: list[Part],
     parts: Parts,
     progress: Progress = silent,
 ) -> None:
-    """Runs the teacher over the parts that are not there yet. `positions` gives a part's positions in `split`."""
+    """Runs the teacher over the parts that are not there yet. `positions` gives a part's positions in `split`.
+
+    A part holds the encoded logits. Those of the training split's canonical view also hold the features and, where the
+    encoding does not keep them, the logits of all classes, which scores are computed from.
+    """
     missing = [part for part in todo if part.key not in parts]
     views = teacher.reader(split, plan)
     with progress("cache-teacher", sum(part.stop - part.start for part in missing), "img") as tick:
         for part in missing:
             logits_nc, features_nd = teacher.run(views, positions(part), part.slot)
-            extra = {"features": features_nd} if part.slot == 0 and part.split == "train" else {}
-            parts.save(part.key, logits=logits_nc, **extra)
+            more: Arrays = {}
+            if part.slot == 0 and part.split == "train":
+                more["features"] = features_nd
+                if not isinstance(encoding, FullLogits):
+                    more[ALL_CLASSES] = FullLogits(encoding.classes, "float16").encode(logits_nc)["logits"]
+            parts.save(part.key, **encoding.encode(logits_nc), **more)
             tick(part.stop - part.start)
