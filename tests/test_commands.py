@@ -48,7 +48,17 @@ def changed_files(folder: Path, command: list[object]) -> set[str]:
 
 def test_help_lists_the_pipeline_in_order():
     shown = kdtool("--help").output
-    names = ["pack", "train-teacher", "cache-teacher", "views", "build-subset", "distill", "evaluate", "inspect"]
+    names = [
+        "pack",
+        "train-teacher",
+        "cache-teacher",
+        "verify-cache",
+        "views",
+        "build-subset",
+        "distill",
+        "evaluate",
+        "inspect",
+    ]
     places = [shown.index(f"\n  {name} ") for name in names]
     assert places == sorted(places)
     assert list(cli.commands) == names

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import h5py
 import numpy as np
 import pytest
 import torch
 
+from tests.conftest import made
+from tests.test_laws import (
+    Draw,
+    cached_logits,
+    digits_of,
+    largest_difference,
+    live_teacher,
+    network_input,
+    student_from_cache,
+    student_of_a_live_teacher,
+)
 from toolkit.core.errors import UsageError
 from toolkit.formats.beton import cut, open_beton
 from toolkit.formats.beton_writer import write_beton
+from toolkit.formats.dataset import write_record
 from toolkit.formats.views_of import ViewReader
 from toolkit.training.showing import Showing
 from toolkit.training.stream import StreamSource
@@ -194,3 +208,130 @@ def test_a_student_is_shown_what_the_teacher_was(photos: Path, tmp_path: Path):
             expected = (seen[at].float() / 255 - 0.5) / 0.25
             assert torch.allclose(batch.images_bchw.permute(0, 2, 3, 1), expected, atol=1e-6)
             assert batch.labels_b.tolist() == (rows[at] % 5).tolist()
+
+
+# the laws
+
+
+class Enlarged:
+    """The first digits of a split, each drawn larger, to a size of its own."""
+
+    def __init__(self, digits: Path, split: str, count: int) -> None:
+        beton = digits_of(digits).split(split)
+        self.frames, self.labels_n = beton.frames(np.arange(count)), beton.labels_n[:count]
+        self.sizes_n2 = np.random.default_rng(count).integers(10, 33, (count, 2))
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
+        height, width = self.sizes_n2[row].tolist()
+        return cv2.resize(self.frames[row], (width, height), interpolation=cv2.INTER_CUBIC), int(self.labels_n[row])
+
+
+COUNTS = {"train": 400, "test": 100}
+
+
+@pytest.fixture(scope="module")
+def crops(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace of enlarged digits that are shown in resized crops of 8 × 8, as their packaged teacher wants them."""
+    workspace = tmp_path_factory.mktemp("crops")
+    folder = workspace / "data" / "digits"
+    for split, count in COUNTS.items():
+        write_beton(Enlarged(digits, split, count), folder / f"{split}.beton", classes=10)
+    record = replace(
+        digits_of(digits).record,
+        family="resized-crop-flip",
+        least_area=30,
+        train_rows=COUNTS["train"],
+        test_rows=COUNTS["test"],
+        train_fingerprint=open_beton(folder / "train.beton").content_fingerprint(),
+        test_fingerprint=open_beton(folder / "test.beton").content_fingerprint(),
+    )
+    write_record(folder, record)
+    return workspace
+
+
+def drawn_by_opencv(digits: Path, crops: Path) -> Draw:
+    samples, plan = Enlarged(digits, "train", COUNTS["train"]), digits_of(crops).record.plan
+
+    def draw(row: int, view: int) -> torch.Tensor:
+        box = plan.geometry(np.array([row]), np.array([view]), samples.sizes_n2[[row]])[0].tolist()
+        top, left, height, width, mirrored = box
+        cropped = samples[row][0][top : top + height, left : left + width]
+        image = cv2.resize(np.ascontiguousarray(cropped), (8, 8), interpolation=cv2.INTER_AREA)
+        return torch.from_numpy((image[:, ::-1] if mirrored else image).copy()).permute(2, 0, 1)
+
+    return draw
+
+
+def test_law_1_holds_for_resized_crops(digits: Path, crops: Path):
+    data, rows, slots = digits_of(crops), np.arange(0, COUNTS["train"], 2), 6
+    logits_vnc = cached_logits(data, "float64", "float64", slots, rows)
+    live = student_of_a_live_teacher(data, drawn_by_opencv(digits, crops), slots, rows=rows)
+    assert largest_difference(student_from_cache(data, logits_vnc, "float64", rows=rows), live) < 1e-9
+    others_vnc = np.roll(logits_vnc, 1, axis=0)
+    assert largest_difference(student_from_cache(data, others_vnc, "float64", rows=rows), live) > 1e-3
+
+
+HALF = {"rtol": 2**-10, "atol": 1e-3}  # a step of float16, and the float32 that the command's teacher runs in
+
+
+def stores_halves(stored: h5py.Group, said_nc: np.ndarray) -> None:
+    np.testing.assert_allclose(stored["logits"][()].astype(float), said_nc, **HALF)
+
+
+def stores_bytes(stored: h5py.Group, said_nc: np.ndarray) -> None:
+    levels_nc, scale_n, offset_n = (stored[f"int8/{name}"][()].astype(float) for name in ("levels", "scale", "offset"))
+    off_nc = np.abs(levels_nc * scale_n[:, None] + offset_n[:, None] - said_nc)
+    assert (off_nc <= 0.5 * scale_n[:, None] + 1e-3).all()
+    assert (scale_n <= np.ptp(said_nc, axis=1) / 255 + 1e-4).all()
+
+
+def stores_the_top_three(stored: h5py.Group, said_nc: np.ndarray) -> None:
+    values_nk, indices_nk, tail_n4 = (stored[f"topk/{name}"][()] for name in ("values", "indices", "tail"))
+    kept_nk = np.take_along_axis(said_nc, indices_nk.astype(int), axis=1)
+    np.testing.assert_allclose(values_nk.astype(float), kept_nk, **HALF)
+    others_nc = said_nc.copy()
+    np.put_along_axis(others_nc, indices_nk.astype(int), -np.inf, axis=1)
+    assert (np.isinf(others_nc).sum(axis=1) == 3).all()
+    assert (kept_nk.min(axis=1) >= others_nc.max(axis=1) - 1e-3).all()
+    for column, tau in enumerate((1, 2, 4, 8)):
+        tail_n = np.log(np.exp(others_nc / tau).sum(axis=1))
+        np.testing.assert_allclose(tail_n4[:, column].astype(float), tail_n, **HALF)
+
+
+STORES = {"float16": stores_halves, "int8": stores_bytes, "topk:3": stores_the_top_three}
+
+
+@pytest.mark.parametrize("encoding", STORES)
+def test_the_commands_cache_cut_and_distill_resized_crops(digits: Path, crops: Path, tmp_path: Path, encoding: str):
+    shutil.copytree(crops, tmp_path, dirs_exist_ok=True)
+    common = ["-w", tmp_path, "--precision", "float32"]
+    words = ["cache-teacher", *common, "--views", "epochs:3", "--encoding", encoding]
+    cached = made(*words, "--dataset", "digits")
+    cut_out = made("build-subset", "-w", tmp_path, "--dataset", "digits", "--frac", "0.5", "--name", "half")
+    run = made("distill", *common, "--subset", "half", "--epochs", "3")
+    assert (run["teacher_forward_passes"], run["views"], run["match"]) == (0, 3, "exact")
+    assert cached["teacher_images"] == 3 * COUNTS["train"] + COUNTS["test"]
+    targets = Path(cut_out["path"]) / "targets" / "digits-resnet8.h5"
+    said = what_a_live_teacher_says(digits, crops, np.arange(COUNTS["train"]), slots=3)
+    check_stored(Path(cached["path"]), said, encoding)
+    check_stored(targets, said, encoding)
+    made(*words, "--subset", "half", "--force")
+    check_stored(targets, said, encoding)
+
+
+def what_a_live_teacher_says(digits: Path, crops: Path, rows: np.ndarray, slots: int) -> np.ndarray:
+    """(v, n, c) float64, of images drawn one by one."""
+    record, draw = digits_of(crops).record, drawn_by_opencv(digits, crops)
+    views_nv = record.plan.views(rows, slots)
+    with torch.no_grad():
+        said = [live_teacher()(network_input(draw, rows, views_n, record)).numpy() for views_n in views_nv.T]
+    return np.stack(said)
+
+
+def check_stored(path: Path, said_vnc: np.ndarray, encoding: str) -> None:
+    with h5py.File(path) as file:
+        for slot, said_nc in enumerate(said_vnc):
+            STORES[encoding](file[f"slots/{slot}"], said_nc[file["rows"][()]])

@@ -1,4 +1,4 @@
-"""The laws of the README: exact targets, exact resumption, independence of batches, exact counts.
+"""The laws of the README: exact targets, independence of batches, exact counts. Resumption: see test_resume.py.
 
 Shapes: n rows, v views, b batch, c classes.
 """
@@ -6,8 +6,7 @@ Shapes: n rows, v views, b batch, c classes.
 from __future__ import annotations
 
 import shutil
-import signal
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -18,14 +17,14 @@ import torch.nn.functional as F
 import torchvision.transforms.functional as TF
 
 import toolkit.formats.cache
-import toolkit.pipeline.cache
+import toolkit.pipeline.cache_join
 import toolkit.teacher.caching
-from tests.conftest import made, start_kdtool
+from tests.conftest import made
 from toolkit.core.recipes import RECIPES, lr_at
 from toolkit.distill.losses import distillation_loss
 from toolkit.formats.bundle import open_bundle
 from toolkit.formats.checkpoint import load_checkpoint
-from toolkit.formats.dataset import open_packed
+from toolkit.formats.dataset import DataRecord, PackedData, open_packed
 from toolkit.models.zoo import FeatureReader, build_model
 from toolkit.pipeline.runtime import compute_on
 from toolkit.pipeline.sources import open_source
@@ -38,22 +37,28 @@ STEPS, BATCH, SEED, ALPHA, TAU = 50, 64, 5, 0.7, 4.0
 ROWS = np.arange(0, 1442, 5)
 TEACHER = PRETRAINED_FOLDER / "digits-resnet8.pt"
 
+Draw = Callable[[int, int], torch.Tensor]  # a row and a view of it → (3, h, w) uint8
 
-def cached_logits(digits: Path, precision: str, dtype: str, slots: int) -> np.ndarray:
-    """What cache-teacher keeps of ROWS: (v, n, c)."""
-    data = open_packed(digits / "data" / "digits")
+
+def digits_of(workspace: Path) -> PackedData:
+    return open_packed(workspace / "data" / "digits")
+
+
+def cached_logits(data: PackedData, precision: str, dtype: str, slots: int, rows: np.ndarray = ROWS) -> np.ndarray:
+    """What cache-teacher keeps of the rows: (v, n, c)."""
     compute = compute_on("cpu", precision)
     record, model = load_model(TEACHER, data, compute)
     teacher = TeacherPass(FeatureReader(model), record.mean, record.std, compute.device, compute.dtype, precision, 100)
     views = teacher.reader(data.split("train"), data.record.plan)
-    return np.stack([teacher.run(views, ROWS, slot)[0].astype(dtype) for slot in range(slots)])
+    return np.stack([teacher.run(views, rows, slot)[0].astype(dtype) for slot in range(slots)])
 
 
-def student_from_cache(digits: Path, logits_vnc: np.ndarray, precision: str, steps: int = STEPS) -> torch.nn.Module:
-    data = open_packed(digits / "data" / "digits")
-    train, record = data.split("train"), data.record
+def student_from_cache(
+    data: PackedData, logits_vnc: np.ndarray, precision: str, steps: int = STEPS, rows: np.ndarray = ROWS
+) -> torch.nn.Module:
     compute = compute_on("cpu", precision)
-    source = open_source(train, ROWS, record, BATCH, SEED, compute, Targets.of_logits(logits_vnc, "exact"))
+    targets = Targets.of_logits(logits_vnc, "exact")
+    source = open_source(data.split("train"), rows, data.record, BATCH, SEED, compute, targets)
     model = compute.place(build_model("resnet8", 10, seed=SEED))
     loss = distillation_loss(ALPHA, TAU)
     trainer = Trainer(model, source, loss, RECIPES["fast"], steps, compute.device, precision)
@@ -62,32 +67,46 @@ def student_from_cache(digits: Path, logits_vnc: np.ndarray, precision: str, ste
     return model
 
 
-def student_of_a_live_teacher(digits: Path, slots: int, steps: int = STEPS, spoken: str = "float64") -> torch.nn.Module:
-    """The loop others write, in float64: torchvision crops and mirrors each image, and the teacher runs at every step.
-
-    The teacher's logits are rounded to `spoken`.
-    """
-    dtype = torch.float64
-    data = open_packed(digits / "data" / "digits")
-    train, record = data.split("train"), data.record
+def live_teacher() -> torch.nn.Module:
     checkpoint = load_checkpoint(TEACHER)
     teacher = build_model(checkpoint.arch, 10, checkpoint.width)
     teacher.load_state_dict(checkpoint.weights)
-    teacher = teacher.to(dtype).eval()
-    student = build_model("resnet8", 10, seed=SEED).to(dtype)
+    return teacher.to(torch.float64).eval()
+
+
+def drawn_by_torchvision(data: PackedData) -> Draw:
+    train, record = data.split("train"), data.record
+    frames, pad = train.frames(), record.padding
+
+    def draw(row: int, view: int) -> torch.Tensor:
+        dy, dx, mirrored = record.plan.geometry(np.array([row]), np.array([view]), train.sizes_n2[[row]])[0].tolist()
+        bordered = TF.pad(torch.from_numpy(frames[row]).permute(2, 0, 1), pad)
+        image = TF.crop(bordered, pad + dy, pad + dx, record.height, record.width)
+        return TF.hflip(image) if mirrored else image
+
+    return draw
+
+
+def network_input(draw: Draw, rows: np.ndarray, views: np.ndarray, record: DataRecord) -> torch.Tensor:
+    """(b, 3, h, w) float64."""
+    mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (record.mean, record.std))
+    images = [draw(row, view).to(torch.float64) for row, view in zip(rows.tolist(), views.tolist(), strict=True)]
+    return torch.stack([(image / 255 - mean) / std for image in images])
+
+
+def student_of_a_live_teacher(
+    data: PackedData, draw: Draw, slots: int, steps: int = STEPS, spoken: str = "float64", rows: np.ndarray = ROWS
+) -> torch.nn.Module:
+    """The loop others write, in float64: each image is drawn by itself, and the teacher runs at every step.
+
+    The teacher's logits are rounded to `spoken`.
+    """
+    record, labels_n = data.record, torch.from_numpy(data.split("train").labels_n.copy())
+    teacher, student = live_teacher(), build_model("resnet8", 10, seed=SEED).to(torch.float64)
     recipe = RECIPES["fast"]
     sgd = torch.optim.SGD(student.parameters(), lr=1, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=False)
-    nothing_but_the_number_of_slots = Targets.of_logits(np.zeros((slots, len(ROWS), 1), np.float32), "exact")
-    showing = Showing(ROWS, record.plan, SEED, nothing_but_the_number_of_slots)
-    frames, labels_n = train.frames(ROWS), torch.from_numpy(train.labels_n[ROWS].copy())
-    mean, std = (torch.tensor(values, dtype=dtype)[:, None, None] for values in (record.mean, record.std))
-    pad, height, width = record.padding, record.height, record.width
-
-    def shown(row: int, view: int) -> torch.Tensor:
-        dy, dx, mirrored = record.plan.geometry(np.array([row]), np.array([view]), train.sizes_n2[[row]])[0].tolist()
-        image = TF.crop(TF.pad(torch.from_numpy(frames[row]).permute(2, 0, 1), pad), pad + dy, pad + dx, height, width)
-        return (((TF.hflip(image) if mirrored else image).to(dtype) / 255) - mean) / std
-
+    nothing_but_the_number_of_slots = Targets.of_logits(np.zeros((slots, len(rows), 1), np.float32), "exact")
+    showing = Showing(rows, record.plan, SEED, nothing_but_the_number_of_slots)
     step, epoch = 0, 0
     student.train()
     while step < steps:
@@ -96,14 +115,14 @@ def student_of_a_live_teacher(digits: Path, slots: int, steps: int = STEPS, spok
         for start in range(0, len(order), BATCH):
             if step == steps:
                 break
-            rows_b = order[start : start + BATCH]
-            x_bchw = torch.stack([shown(int(row), int(view_n[row])) for row in rows_b])
+            at_b = order[start : start + BATCH]
+            x_bchw = network_input(draw, rows[at_b], view_n[at_b], record)
             with torch.no_grad():
-                teacher_bc = torch.from_numpy(teacher(x_bchw).numpy().astype(spoken)).to(dtype)
+                teacher_bc = torch.from_numpy(teacher(x_bchw).numpy().astype(spoken)).to(torch.float64)
             student_bc = student(x_bchw)
             p_bc = F.softmax(teacher_bc / TAU, dim=1)
             kl = (p_bc * (p_bc.log() - F.log_softmax(student_bc / TAU, dim=1))).sum(dim=1).mean()
-            loss = (1 - ALPHA) * F.cross_entropy(student_bc, labels_n[rows_b]) + ALPHA * TAU**2 * kl
+            loss = (1 - ALPHA) * F.cross_entropy(student_bc, labels_n[rows[at_b]]) + ALPHA * TAU**2 * kl
             sgd.param_groups[0]["lr"] = lr_at(recipe, step, steps)
             sgd.zero_grad()
             loss.backward()
@@ -120,62 +139,33 @@ def largest_difference(ours: torch.nn.Module, theirs: torch.nn.Module) -> float:
 
 @pytest.mark.parametrize("slots", [9, 6], ids=["all", "epochs:6"])
 def test_law_1_a_student_of_the_cache_is_the_student_of_a_live_teacher(digits: Path, slots: int):
-    ours = student_from_cache(digits, cached_logits(digits, "float64", "float64", slots), "float64")
-    assert largest_difference(ours, student_of_a_live_teacher(digits, slots)) < 1e-9
+    data = digits_of(digits)
+    ours = student_from_cache(data, cached_logits(data, "float64", "float64", slots), "float64")
+    assert largest_difference(ours, student_of_a_live_teacher(data, drawn_by_torchvision(data), slots)) < 1e-9
 
 
 @pytest.mark.parametrize("stored", ["float32", "float16"])
 def test_law_1_stored_targets_are_those_of_a_live_teacher_that_rounds_its_logits(digits: Path, stored: str):
-    ours = student_from_cache(digits, cached_logits(digits, "float64", stored, 9), "float64")
-    live = student_of_a_live_teacher(digits, 9, spoken=stored)
+    data = digits_of(digits)
+    ours = student_from_cache(data, cached_logits(data, "float64", stored, 9), "float64")
+    live = student_of_a_live_teacher(data, drawn_by_torchvision(data), 9, spoken=stored)
     assert largest_difference(ours, live) < 1e-9
 
 
 # ReLUs turn a rounded logit into another branch sooner or later, so against an unrounded teacher we bound one step.
 @pytest.mark.parametrize(("stored", "bound"), [("float32", 1e-8), ("float16", 1e-4)])
 def test_law_1_rounding_the_targets_moves_one_step_by_less_than_its_bound(digits: Path, stored: str, bound: float):
-    ours = student_from_cache(digits, cached_logits(digits, "float64", stored, 9), "float64", steps=1)
-    assert 0 < largest_difference(ours, student_of_a_live_teacher(digits, 9, steps=1)) < bound
+    data = digits_of(digits)
+    ours = student_from_cache(data, cached_logits(data, "float64", stored, 9), "float64", steps=1)
+    live = student_of_a_live_teacher(data, drawn_by_torchvision(data), 9, steps=1)
+    assert 0 < largest_difference(ours, live) < bound
 
 
 def test_law_1_would_notice_a_teacher_shown_other_pixels(digits: Path):
-    logits_vnc = cached_logits(digits, "float64", "float64", 9)
-    ours = student_from_cache(digits, np.roll(logits_vnc, 1, axis=0), "float64")
-    assert largest_difference(ours, student_of_a_live_teacher(digits, 9)) > 1e-3
-
-
-def killed_when(condition, *words: object) -> None:
-    """Runs the command and sends it SIGKILL once `condition()` holds; fails if it ended by itself before."""
-    process = start_kdtool(*words)
-    try:
-        deadline = time.monotonic() + 120
-        while not condition():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-    finally:
-        process.kill()
-        process.communicate()
-    assert process.returncode == -signal.SIGKILL
-
-
-def lines(path: Path) -> int:
-    return len(path.read_text().splitlines()) if path.exists() else 0
-
-
-@pytest.mark.parametrize("alpha", [1.0, 0.0])
-def test_law_3_a_killed_run_resumes_to_the_same_weights(digits: Path, tmp_path: Path, alpha: float):
-    shutil.copytree(digits, tmp_path, dirs_exist_ok=True)
-    words = ["distill", "-w", tmp_path, "--subset", "third", "--epochs", "30", "--alpha", alpha, "--threads", "1"]
-    whole = made(*words, "--name", "whole")
-    for epochs in (2, 17):
-        metrics = tmp_path / "runs" / "killed" / "metrics.jsonl"
-        killed_when(lambda: lines(metrics) >= epochs, *words, "--name", "killed")  # noqa: B023
-        assert not (tmp_path / "runs" / "killed" / "run.json").exists()
-    resumed = made(*words, "--name", "killed")
-    ours, theirs = (load_checkpoint(Path(run["path"]) / "student.pt").weights for run in (resumed, whole))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert (resumed["top1"], resumed["agreement"]) == (whole["top1"], whole["agreement"])
+    data = digits_of(digits)
+    logits_vnc = cached_logits(data, "float64", "float64", 9)
+    ours = student_from_cache(data, np.roll(logits_vnc, 1, axis=0), "float64")
+    assert largest_difference(ours, student_of_a_live_teacher(data, drawn_by_torchvision(data), 9)) > 1e-3
 
 
 def everything_in(path: Path) -> dict[str, np.ndarray]:
@@ -185,22 +175,9 @@ def everything_in(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def test_law_4_a_killed_cache_resumes_to_the_same_datasets(digits: Path, tmp_path: Path):
-    shutil.copytree(digits / "data", tmp_path / "data")
-    words = ["cache-teacher", "-w", tmp_path, "--dataset", "digits", "--views", "all", "--threads", "1"]
-    path = tmp_path / "teachers" / "digits-resnet8" / "cache.h5"
-    parts = path.with_name("cache.h5.parts")
-    for count in (1, 4, 8):
-        killed_when(lambda: len(list(parts.glob("*.npz"))) >= count, *words)  # noqa: B023
-        assert not path.exists()
-    made(*words)
-    resumed = everything_in(path)
-    assert not parts.exists()
-    path.unlink()
-    made(*words)
-    whole = everything_in(path)
-    assert resumed.keys() == whole.keys()
-    assert all(np.array_equal(resumed[name], whole[name]) for name in whole)
+def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> bool:
+    """Whether two files hold the same datasets, bit for bit."""
+    return found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in expected)
 
 
 def test_adding_views_keeps_the_old_ones_and_equals_caching_them_at_once(digits: Path, tmp_path: Path):
@@ -212,8 +189,7 @@ def test_adding_views_keeps_the_old_ones_and_equals_caching_them_at_once(digits:
     grown = everything_in(Path(more["path"]))
     made(*words, "--views", "5", "--force")
     at_once = everything_in(Path(more["path"]))
-    assert grown.keys() == at_once.keys()
-    assert all(np.array_equal(grown[name], at_once[name]) for name in at_once)
+    assert same(grown, at_once)
 
 
 # Bounds on logits of size up to about 20: rounding of the precision the teacher ran in, as stated in the README.
@@ -260,7 +236,7 @@ def test_law_7_subsets_have_exactly_the_rows_asked_for_and_every_class(
 
 def test_laws_hold_across_many_parts_and_blocks(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Digits fit one part of 8,192 rows; with parts of 100 the cache, its scores and its targets must be the same."""
-    for module in (toolkit.formats.cache, toolkit.teacher.caching, toolkit.pipeline.cache):
+    for module in (toolkit.formats.cache, toolkit.teacher.caching, toolkit.pipeline.cache_join):
         monkeypatch.setattr(module, "BLOCK_ROWS", 100)
     shutil.copytree(digits / "data", tmp_path / "data")
     common = ["-w", tmp_path, "--dataset", "digits"]
@@ -279,26 +255,3 @@ def test_laws_hold_across_many_parts_and_blocks(digits: Path, tmp_path: Path, mo
     for slot in range(3):
         name = f"slots/{slot}/logits"
         assert np.array_equal(targets[name], small[name][targets["rows"]])
-
-
-@pytest.mark.long
-def test_twenty_kills_at_random_moments_leave_the_same_cache_and_the_same_weights(digits: Path, tmp_path: Path):
-    shutil.copytree(digits, tmp_path, dirs_exist_ok=True)
-    shutil.rmtree(tmp_path / "teachers")
-    cache = ["cache-teacher", "-w", tmp_path, "--dataset", "digits", "--views", "all", "--threads", "1"]
-    train = ["distill", "-w", tmp_path, "--subset", "third", "--epochs", "60", "--threads", "1", "--name"]
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        for words in (cache, [*train, "killed"]):
-            process = start_kdtool(*words)
-            time.sleep(float(rng.uniform(1, 8)))
-            process.kill()
-            process.communicate()
-    path = Path(made(*cache)["path"])
-    resumed = everything_in(path)
-    path.unlink()
-    whole = everything_in(Path(made(*cache)["path"]))
-    assert all(np.array_equal(resumed[name], whole[name]) for name in whole)
-    runs = [made(*train, name) for name in ("killed", "whole")]
-    ours, theirs = (load_checkpoint(Path(run["path"]) / "student.pt").weights for run in runs)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

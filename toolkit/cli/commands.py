@@ -62,15 +62,20 @@ def train_teacher(as_json: bool, **asked: Any) -> None:
 )
 @click.option("--subset", help="Run only over this subset's rows, and write its targets.")
 @click.option("--batch-size", type=int, help="Images at a time.  [default: 128 on a CPU, 1024 on a GPU]")
+@click.option("--dry-run", is_flag=True, help="Only say what it would cost, and how many students repay that.")
+@click.option("--verify/--no-verify", default=True, show_default=True, help="Ask the teacher again about a few rows.")
 @opt.compute
 @opt.force
 @opt.common
 @opt.example("kdtool cache-teacher --views 4")
-def cache_teacher(as_json: bool, **asked: Any) -> None:
+def cache_teacher(as_json: bool, dry_run: bool, **asked: Any) -> None:
     """Run the teacher once.  Reads data/; writes teachers/<name>/cache.h5: logits of every view, features, scores."""
     from toolkit.core.progress import on_stderr
     from toolkit.pipeline.cache import cache_teacher as run
 
+    if dry_run:
+        _show_cost(as_json, asked)
+        return
     result = run(**asked, progress=on_stderr)
     done = "already there" if result["unchanged"] else f"{result['images_per_s']:,.0f} img/s"
     opt.show(
@@ -78,7 +83,55 @@ def cache_teacher(as_json: bool, **asked: Any) -> None:
         as_json,
         f"{result['path']}: {result['rows']:,} rows × {result['views']} views × {result['classes']} classes from "
         f"{result['teacher']} ({result['teacher_top1']:.2f} % on the test split), "
-        f"{result['bytes_per_view']} bytes a view, {done}",
+        f"{result['bytes_per_view']} bytes a view, {done}{_deviation(result.get('verified'))}",
+    )
+
+
+def _deviation(verified: dict[str, Any] | None) -> str:
+    if verified is None:
+        return ""
+    return (
+        f"; asked again about {verified['samples']} views, the teacher deviates by {verified['mean']:.2g} logits on "
+        f"average and {verified['largest']:.2g} at most"
+    )
+
+
+def _show_cost(as_json: bool, asked: dict[str, Any]) -> None:
+    from toolkit.core.progress import on_stderr
+    from toolkit.pipeline.cache_cost import cache_cost
+
+    wanted = {name: value for name, value in asked.items() if name not in ("force", "verify")}
+    cost = cache_cost(**wanted, fresh=asked["force"], progress=on_stderr)
+    repaid = ", ".join(f"{students} at fraction {f}" for f, students in cost["students_to_repay"].items())
+    opt.show(
+        cost,
+        as_json,
+        f"{cost['path']}: {cost['passes']:,} teacher passes to run, {cost['bytes'] / 1e6:,.1f} MB "
+        f"({cost['bytes_per_view']} bytes a view, {cost['encoding']}), about {cost['minutes']:.1f} minutes here",
+        f"repaid, beside a live teacher, by the students of {cost['epochs_of_a_student']} epochs: {repaid}",
+    )
+
+
+@click.command()
+@opt.data_set
+@click.option("--teacher", help="A name or a checkpoint file.  [default: the one that comes with kdtool]")
+@click.option("--subset", help="Verify this subset's targets.")
+@click.option("--samples", default=256, show_default=True, help="How many views to ask about.")
+@click.option("--seed", default=0, show_default=True, help="Of the sample.")
+@opt.compute
+@opt.common
+@opt.example("kdtool verify-cache --samples 1000")
+def verify_cache(as_json: bool, **asked: Any) -> None:
+    """Ask the live teacher again about random rows and views of its cache.  Writes nothing; fails past a bound."""
+    from toolkit.core.progress import on_stderr
+    from toolkit.pipeline.verify import verify_cache as run
+
+    result = run(**asked, progress=on_stderr)
+    opt.show(
+        result,
+        as_json,
+        f"{result['path']}: what {result['teacher']} says{_deviation(result)} "
+        f"(bounds: {result['mean_bound']:.2g} and {result['largest_bound']:.2g})",
     )
 
 
@@ -216,4 +269,4 @@ def _epoch_line(result: Any) -> None:
     )
 
 
-COMMANDS = [pack, train_teacher, cache_teacher, views, build_subset, distill, evaluate, inspect]
+COMMANDS = [pack, train_teacher, cache_teacher, verify_cache, views, build_subset, distill, evaluate, inspect]

@@ -70,7 +70,7 @@ def pack(
         except FailureError as error:
             raise FailureError(f"data set {dataset}, {split} split: {error}") from error
         fingerprints[split] = open_beton(path).content_fingerprint()
-        rows[split], shape = len(labels_n), images_nhwc.shape[1:3]
+        rows[split], shape = len(labels_n), source.size or images_nhwc.shape[1:3]
     return DataRecord(
         dataset=dataset,
         classes=classes,
@@ -87,4 +87,5 @@ def pack(
         test_fingerprint=fingerprints["test"],
         limit=limit,
         source=data_key(dataset, limit),
+        least_area=source.least_area,
     )

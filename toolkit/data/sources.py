@@ -19,6 +19,7 @@ import numpy as np
 from toolkit.core.errors import FailureError, unknown_name
 from toolkit.data.glyphs import kanji, load_glyphs
 
+LARGE_LEAST_AREA = 35  # percent: a smaller part of a kanji may be another kanji
 DEBIAN_FOLDER = Path("/usr/share/datasets")
 GLYPH_SIZE = 24
 
@@ -27,7 +28,10 @@ Arrays = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Source:
-    """`load(split, data_dir)` gives the arrays of `train` or `test`. `mean` and `std` are of 0 … 1 pixel values."""
+    """`load(split, data_dir)` gives the arrays of `train` or `test`. `mean` and `std` are of 0 … 1 pixel values.
+
+    A source of resized crops names the network's `size` (the images' own may be any) and their `least_area` in percent.
+    """
 
     load: Callable[[str, Path | None], Arrays]
     class_names: tuple[str, ...]
@@ -35,6 +39,8 @@ class Source:
     padding: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    size: tuple[int, int] | None = None
+    least_area: int | None = None
 
 
 def as_rgb(images: np.ndarray) -> np.ndarray:
@@ -131,7 +137,8 @@ def _load_digits(name: str, torchvision_class: str, split: str, data_dir: Path |
 
 
 def _load_glyphs(name: str, torchvision_class: str, split: str, data_dir: Path | None) -> Arrays:
-    images, labels = load_glyphs(int(name.split("-")[1]), GLYPH_SIZE, split, data_dir)
+    size = 2 * GLYPH_SIZE if name.endswith("-large") else GLYPH_SIZE
+    images, labels = load_glyphs(int(name.split("-")[1]), size, split, data_dir)
     return as_rgb(images), labels
 
 
@@ -144,12 +151,18 @@ def _source(
     padding: int,
     mean: tuple[float, ...],
     std: tuple[float, ...],
+    **crops: Any,
 ) -> Source:
     def loaded(split: str, data_dir: Path | None) -> Arrays:
         return load(name, torchvision_class, split, data_dir)
 
     three = lambda values: tuple(values) * (3 // len(values))  # noqa: E731 - one number stands for three channels
-    return Source(loaded, tuple(class_names.split("|")), family, padding, three(mean), three(std))
+    return Source(loaded, tuple(class_names.split("|")), family, padding, three(mean), three(std), **crops)
+
+
+def _glyphs(name: str, family: str, padding: int, **crops: Any) -> Source:
+    classes = "|".join(kanji(int(name.split("-")[1])))
+    return _source(_load_glyphs, name, "", classes, family, padding, (0.294,), (0.383,), **crops)
 
 
 _DIGITS = "0|1|2|3|4|5|6|7|8|9"
@@ -189,8 +202,11 @@ SOURCES: dict[str, Source] = {
         _load_svhn, "svhn", "SVHN", _DIGITS, "pad-crop", 4, (0.4377, 0.4438, 0.4728), (0.198, 0.201, 0.197)
     ),
     "digits": _source(_load_digits, "digits", "", _DIGITS, "pad-crop", 1, (0.306,), (0.376,)),
-    "glyphs-100": _source(_load_glyphs, "glyphs-100", "", "|".join(kanji(100)), "pad-crop", 2, (0.294,), (0.383,)),
-    "glyphs-1000": _source(_load_glyphs, "glyphs-1000", "", "|".join(kanji(1000)), "pad-crop", 2, (0.294,), (0.383,)),
+    "glyphs-100": _glyphs("glyphs-100", "pad-crop", 2),
+    "glyphs-1000": _glyphs("glyphs-1000", "pad-crop", 2),
+    "glyphs-100-large": _glyphs(
+        "glyphs-100-large", "resized-crop", 0, size=(GLYPH_SIZE, GLYPH_SIZE), least_area=LARGE_LEAST_AREA
+    ),
 }
 
 

@@ -19,7 +19,7 @@ from toolkit.core.progress import Progress, silent
 from toolkit.formats.beton import Beton
 from toolkit.formats.views_of import ViewReader
 from toolkit.formats.workspace import Workspace
-from toolkit.pipeline.cache import slots_for
+from toolkit.pipeline.cache_request import slots_for
 from toolkit.pipeline.data import bundle_and_data
 from toolkit.report import montage as picture
 from toolkit.views.plan import Plan

@@ -1,0 +1,152 @@
+"""What cache-teacher, its --dry-run and verify-cache are asked for: a teacher, data, views, and the file they go to.
+
+Shapes: n rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from toolkit.core.errors import UsageError
+from toolkit.core.progress import Progress, silent
+from toolkit.core.versions import command_line, now, versions
+from toolkit.formats.cache import CacheReader, CacheRecord, open_cache
+from toolkit.formats.checkpoint import Checkpoint
+from toolkit.formats.dataset import SPLITS, PackedData, cache_command
+from toolkit.formats.encodings import Encoding, default_encoding
+from toolkit.formats.workspace import Workspace
+from toolkit.models.zoo import FeatureReader
+from toolkit.pipeline.data import bundle_and_data
+from toolkit.pipeline.runtime import Compute, compute_on
+from toolkit.pipeline.teacher import find_teacher, load_model
+from toolkit.teacher.caching import TeacherPass
+from toolkit.views.plan import Plan
+
+
+def slots_for(views: str, plan: Plan) -> int:
+    """The number of slots `--views` asks for: a number, `all`, or `epochs:E`. Raises UsageError for anything else."""
+    kind, _, number = views.partition(":")
+    if views == "all":
+        if not plan.finite:
+            raise UsageError(f"--views all: there is no end to the views of {plan.family}. Use epochs:E")
+        return plan.size
+    if kind == "epochs" and number.isdecimal() and int(number) > 0:
+        return min(int(number), plan.size)  # past the family's size, its members come round again
+    if not views.isdecimal() or not 1 <= int(views) <= plan.size:
+        raise UsageError(f"--views must be 1 to {plan.size} on this data set, 'all', or 'epochs:E', got '{views}'")
+    return int(views)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One cache: of all rows, or of a bundle's. `locked` is what only one command may write at a time, `record` what
+    the finished cache would say of itself, and `made_by` the command that makes it again."""
+
+    path: Path
+    locked: Path
+    rows_n: np.ndarray
+    made_by: str
+    data: PackedData
+    record: CacheRecord
+    model: torch.nn.Module
+    teacher: TeacherPass
+
+    @property
+    def encoding(self) -> Encoding:
+        return Encoding.parse(self.record.encoding, self.record.classes)
+
+    def differences(self, cache: CacheReader) -> list[str]:
+        """How a cache that is there differs from the one asked for, other than in how many views it holds."""
+        found, wanted = cache.record.identity(), self.record.identity()
+        different = [f"{name} {found[name]} → {wanted[name]}" for name in wanted if found[name] != wanted[name]]
+        return different if np.array_equal(cache.read("rows"), self.rows_n) else [*different, "rows"]
+
+
+def open_request(
+    workspace: Workspace,
+    dataset: str = "fashion-mnist",
+    teacher: str | None = None,
+    views: str = "4",
+    encoding: str = "auto",
+    subset: str | None = None,
+    batch_size: int | None = None,
+    data_dir: Path | None = None,
+    limit: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    fresh: bool = False,
+    progress: Progress = silent,
+) -> Request:
+    """Finds (or packs) the data, and loads the teacher. Raises UsageError or FailureError; writes no cache.
+
+    `encoding` "auto" is that of the cache which is there, unless a `fresh` one is wanted, else the default.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"--batch-size must be at least 1, got {batch_size}")
+    compute = compute_on(device, precision, threads)
+    bundle, data = bundle_and_data(workspace, subset, dataset, data_dir, limit, progress)
+    for split in SPLITS:
+        data.split(split)  # a damaged one is refused before anything is compared with it
+    name, file = find_teacher(workspace, teacher, data.record.dataset)
+    slots = slots_for(views, data.record.plan)
+    if bundle is None:
+        kind, path, made_by = "cache", workspace.cache(name, data.record.limit), cache_command(data.record, name)
+        rows_n, locked = np.arange(data.record.train_rows), path
+    else:
+        kind, path, made_by = "targets", bundle.targets_path(name), bundle.targets_command(name)
+        rows_n, locked = bundle.rows_of(data.record), bundle.folder
+    if encoding == "auto":
+        encoding = _usual_encoding(None if fresh else path, made_by, data.record.classes)
+    Encoding.parse(encoding, data.record.classes)
+    checkpoint, model = load_model(file, data, compute)
+    teacher_pass = TeacherPass(
+        FeatureReader(model),
+        checkpoint.mean,
+        checkpoint.std,
+        compute.device,
+        compute.dtype,
+        compute.precision,
+        batch_size or (1024 if compute.device.type == "cuda" else 128),
+    )
+    record = _record(kind, name, checkpoint, data, compute, encoding, slots)
+    return Request(path, locked, rows_n, made_by, data, record, model, teacher_pass)
+
+
+def _usual_encoding(path: Path | None, made_by: str, classes: int) -> str:
+    if path is None or not path.is_file():
+        return default_encoding(classes)
+    with open_cache(path, made_by) as cache:
+        return cache.record.encoding
+
+
+def _record(
+    kind: str, name: str, checkpoint: Checkpoint, data: PackedData, compute: Compute, encoding: str, slots: int
+) -> CacheRecord:
+    return CacheRecord(
+        kind=kind,
+        dataset=data.record.dataset,
+        data_fingerprint=data.record.train_fingerprint,
+        test_fingerprint=data.record.test_fingerprint,
+        limit=data.record.limit,
+        teacher=name,
+        teacher_fingerprint=checkpoint.fingerprint,
+        teacher_arch=checkpoint.arch,
+        classes=checkpoint.classes,
+        mean=checkpoint.mean,
+        std=checkpoint.std,
+        plan=data.record.plan.to_record(),
+        precision=compute.precision,
+        encoding=encoding,
+        slots=slots,
+        views=[],
+        teacher_top1=float("nan"),
+        teacher_images=0,
+        command=command_line(),
+        created=now(),
+        versions=versions(),
+    )

@@ -1,0 +1,83 @@
+"""kdtool verify-cache: the live teacher, asked again about a random sample of what is cached.
+
+Shapes: n rows of a sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from toolkit.core.errors import FailureError, UsageError
+from toolkit.core.hashing import checked_seed, rng_for
+from toolkit.core.progress import Progress, silent
+from toolkit.formats.cache import CacheReader, open_cache
+from toolkit.formats.encodings import Arrays
+from toolkit.formats.workspace import Workspace
+from toolkit.pipeline.cache_request import Request, open_request
+from toolkit.teacher.verify import BOUNDS, deviation
+
+_SALT = 0x7E51F1
+_MOST_SLOTS = 16  # of a sample: each is a batch of its own
+_MADE_OTHERWISE = ("precision", "encoding")  # a cache can be verified on a machine that would not have made it so
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Deviations in logits: the mean over the sample, the largest, and the bounds of both."""
+
+    samples: int
+    mean: float
+    largest: float
+    mean_bound: float
+    largest_bound: float
+
+
+def verify_cache(
+    workspace: Workspace, samples: int = 256, seed: int = 0, progress: Progress = silent, **asked: Any
+) -> dict[str, Any]:
+    """Asks the teacher again about `samples` random (row, slot) pairs of its cache, or of a subset's targets.
+
+    `asked` are the arguments of `open_request`. Raises FailureError past the bounds, or where the cache is of another
+    teacher, plan or data.
+    """
+    if samples < 1:
+        raise UsageError(f"--samples must be at least 1, got {samples}")
+    checked_seed(seed)
+    request = open_request(workspace, views="1", progress=progress, **asked)
+    with open_cache(request.path, request.made_by) as cache:
+        found = request.differences(cache)
+        different = "; ".join(text for text in found if not text.startswith(_MADE_OTHERWISE))
+        if different:
+            raise FailureError(f"{request.path}: a cache of something else ({different}). Run: {request.made_by}")
+        result = verified(request, cache, samples, seed)
+        stored = {"encoding": cache.record.encoding, "precision": cache.record.precision, "views": cache.slots}
+        return {"path": str(request.path), "teacher": cache.record.teacher, **stored, **asdict(result)}
+
+
+def verified(request: Request, cache: CacheReader, samples: int, seed: int) -> Verified:
+    """Raises FailureError when the cache deviates from the live teacher by more than BOUNDS allow."""
+    rng = rng_for(seed, _SALT)
+    slots = rng.choice(cache.slots, min(cache.slots, _MOST_SLOTS, samples), replace=False)
+    rows = [
+        np.sort(rng.integers(len(cache), size=len(part))) for part in np.array_split(np.arange(samples), len(slots))
+    ]
+    views = request.teacher.reader(request.data.split("train"), request.data.record.plan)
+    live = [request.teacher.run(views, request.rows_n[at], int(slot))[0] for slot, at in zip(slots, rows, strict=True)]
+    stored = [_stored(cache, int(slot), at) for slot, at in zip(slots, rows, strict=True)]
+    together = {name: np.concatenate([arrays[name] for arrays in stored]) for name in stored[0]}
+    roughest = max(cache.record.precision, request.record.precision, key=list(BOUNDS).index)
+    found = deviation(cache.encoding, together, np.concatenate(live), roughest)
+    if not found.within:
+        raise FailureError(
+            f"{cache.path}: not what the teacher says: logits deviate by {found.mean:.3g} on average and "
+            f"{found.largest:.3g} at most over {samples} samples, where {roughest} allows {found.mean_bound:.3g} and "
+            f"{found.largest_bound:.3g}. Run: {request.made_by}"
+        )
+    return Verified(samples, **asdict(found))
+
+
+def _stored(cache: CacheReader, slot: int, at_n: np.ndarray) -> Arrays:
+    return {name: cache.read(f"slots/{slot}/{name}", at_n) for name in cache.encoding.arrays(0)}
