@@ -17,8 +17,9 @@ Written down before the first run:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ from toolkit.pipeline.runtime import Compute, compute_on
 from toolkit.pipeline.sources import open_source
 from toolkit.pipeline.student import distill
 from toolkit.pipeline.subset import build_subset
-from toolkit.pipeline.teacher import find_teacher, load_model
+from toolkit.pipeline.teacher import find_teacher, load_model, train_teacher
 from toolkit.training.evaluate import predict, top1
 from toolkit.training.loop import Trainer
 from toolkit.training.showing import Batch, Showing
@@ -82,6 +83,8 @@ class Study:
     dataset: str
     fraction: float
     cells: list[Cell]
+    teacher: str | None = None
+    batch_size: int | None = None
     arch: str = "resnet8"
     width: int = 16
     epochs: int = 30
@@ -91,17 +94,31 @@ class Study:
 STUDIES = [
     Study("fashion-mnist", 0.05, [NO_KD, EVERY, LIVE, cached(1, "mean"), cached(2, "mean"), *cached_all(4)]),
     Study("fashion-mnist", 0.05, [cached(2, "exact"), cached(1, "exact")]),
-    Study("fashion-mnist", 0.1, [NO_KD, EVERY, cached(4, "exact"), LIVE]),
+    Study("fashion-mnist", 0.1, [NO_KD, EVERY, cached(2, "exact"), cached(4, "exact")]),
     Study("fashion-mnist", 0.05, [cached(16, "exact"), cached(16, "mean"), cached(8, "exact"), cached(8, "mean")]),
     Study("fashion-mnist", 0.05, [cached(views, "nearest") for views in (16, 8, 2)]),
-    Study("fashion-mnist", 0.1, [cached(2, "exact"), cached(4, "mean"), cached(2, "mean")]),
+    Study("fashion-mnist", 0.1, [LIVE, cached(4, "mean"), cached(2, "mean")]),
+]
+# Resized crops of 48 × 48 kanji to 24 × 24, on a quarter of the images: eight of each class.
+_LARGE = Study("glyphs-100-large", 0.25, [], teacher="glyphs-100-large-resnet20", batch_size=32)
+STUDIES_OF_CROPS = [
+    replace(_LARGE, cells=[NO_KD, EVERY, cached(2, "exact"), cached(4, "exact"), cached(4, "mean")]),
+    replace(_LARGE, cells=[LIVE, cached(1, "exact"), cached(4, "nearest"), cached(8, "exact"), cached(16, "exact")]),
+    replace(_LARGE, cells=[cached(1, "mean"), cached(16, "mean"), cached(16, "nearest")]),
 ]
 
 
+def train_the_teacher(study: Study) -> None:
+    """The teacher of the kanji, which does not come with kdtool, unless it is there."""
+    if study.teacher is not None:
+        settings: dict[str, Any] = {"arch": "resnet20", "epochs": 30, "threads": 1}
+        train_teacher(WORKSPACE, study.dataset, name=study.teacher, **settings)
+
+
 def held_out(bundle: Bundle, seed: int) -> np.ndarray:
-    """HELD_OUT rows of the training split that the subset does not hold, increasing."""
+    """HELD_OUT rows of the training split that the subset does not hold (or all of them), increasing."""
     others = np.setdiff1d(np.arange(bundle.data.train_rows), bundle.rows_m)
-    return np.sort(rng_for(seed, _SALT_HELD_OUT).choice(others, HELD_OUT, replace=False))
+    return np.sort(rng_for(seed, _SALT_HELD_OUT).choice(others, min(HELD_OUT, len(others)), replace=False))
 
 
 class LiveSource:
@@ -126,7 +143,7 @@ class IndependentViews(Showing):
     """Any view of the family at each showing, with no memory: as augmentation usually is."""
 
     def __init__(self, showing: Showing, seed: int) -> None:
-        super().__init__(showing.rows_n, showing.plan, seed, None)
+        super().__init__(showing.rows_n, showing.plan, seed, None, showing.sizes_n2)
 
     def views(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         view_n = rng_for(self.seed, _SALT_LIVE, epoch).integers(self.plan.size, size=len(self))
@@ -135,9 +152,9 @@ class IndependentViews(Showing):
 
 def live_student(study: Study, bundle: Bundle, seed: int, compute: Compute) -> nn.Module:
     data = open_packed(WORKSPACE.data(study.dataset))
-    _, file = find_teacher(WORKSPACE, None, study.dataset)
+    _, file = find_teacher(WORKSPACE, study.teacher, study.dataset)
     _, teacher = load_model(file, data, compute)
-    recipe = resolve_recipe("fast", study.epochs)
+    recipe = resolve_recipe("fast", study.epochs, study.batch_size)
     record = bundle.data
     resident = open_source(bundle.images(), bundle.indices_m, record, recipe.batch_size, seed, compute)
     source = LiveSource(resident, teacher, compute, seed)
@@ -164,6 +181,7 @@ def accuracies(study: Study, bundle: Bundle, model: nn.Module, seed: int, comput
 def run(study: Study, cell: Cell, seed: int) -> dict[str, Any]:
     """One student, from a bundle that is made if it is not there."""
     compute = compute_on(threads=1)
+    train_the_teacher(study)
     name = f"{study.dataset}-random-{study.fraction:g}-s{seed}"
     build_subset(WORKSPACE, study.fraction, study.dataset, seed=seed, name=name)
     bundle = open_bundle(WORKSPACE.subset(name))
@@ -171,10 +189,12 @@ def run(study: Study, cell: Cell, seed: int) -> dict[str, Any]:
         model = live_student(study, bundle, seed, compute)
     else:
         if cell.alpha:
-            cache_teacher(WORKSPACE, subset=name, views=f"epochs:{study.epochs}", threads=1, progress=on_stderr)
+            views = f"epochs:{study.epochs}"
+            cache_teacher(WORKSPACE, subset=name, teacher=study.teacher, views=views, threads=1, progress=on_stderr)
         student = distill(
             WORKSPACE, name, arch=study.arch, width=study.width, epochs=study.epochs, alpha=cell.alpha,
-            temperature=TEMPERATURE, match=cell.match, views=cell.views, seed=seed, threads=1,
+            batch_size=study.batch_size, temperature=TEMPERATURE, match=cell.match, views=cell.views, seed=seed,
+            threads=1,
         )  # fmt: skip
         checkpoint = load_checkpoint(Path(student["path"]) / "student.pt")
         model = compute.place(build_model(study.arch, bundle.data.classes, study.width))
@@ -192,7 +212,7 @@ def missing(study: Study, seed: int) -> list[Cell]:
 
 def run_all() -> None:
     """Whatever is missing and no other process is running: start this several times to use several cores."""
-    for study in STUDIES:
+    for study in STUDIES_OF_CROPS if "--crops" in sys.argv else STUDIES:
         for seed in SEEDS:
             try:
                 with only_writer(WORKSPACE.root / "claims" / f"{study.dataset}-{study.fraction:g}-s{seed}"):
