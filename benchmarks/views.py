@@ -103,9 +103,9 @@ STUDIES = [
 # Resized crops of 48 × 48 kanji to 24 × 24, on a quarter of the images: eight of each class.
 _LARGE = Study("glyphs-100-large", 0.25, [], teacher="glyphs-100-large-resnet20", batch_size=32)
 STUDIES_OF_CROPS = [
-    replace(_LARGE, cells=[NO_KD, EVERY, cached(2, "exact"), cached(4, "exact"), cached(4, "mean")]),
-    replace(_LARGE, cells=[LIVE, cached(1, "exact"), cached(4, "nearest"), cached(8, "exact"), cached(16, "exact")]),
-    replace(_LARGE, cells=[cached(1, "mean"), cached(16, "mean"), cached(16, "nearest")]),
+    replace(_LARGE, cells=[NO_KD, EVERY, cached(2, "exact"), cached(1, "exact")]),
+    replace(_LARGE, cells=[cached(4, "exact"), LIVE, cached(4, "mean"), cached(4, "nearest")]),
+    replace(_LARGE, cells=[cached(1, "mean"), cached(8, "exact"), *cached_all(16)]),
 ]
 
 

@@ -100,8 +100,8 @@ def _show_cost(as_json: bool, asked: dict[str, Any]) -> None:
     from toolkit.core.progress import on_stderr
     from toolkit.pipeline.cache_cost import cache_cost
 
-    wanted = {name: value for name, value in asked.items() if name not in ("force", "verify")}
-    cost = cache_cost(**wanted, fresh=asked["force"], progress=on_stderr)
+    wanted = {name: value for name, value in asked.items() if name != "verify"}
+    cost = cache_cost(**wanted, progress=on_stderr)
     repaid = ", ".join(f"{students} at fraction {f}" for f, students in cost["students_to_repay"].items())
     opt.show(
         cost,

@@ -229,10 +229,6 @@ class CacheReader:
             for name in self.encoding.arrays(len(self))
         }
 
-    def encoded_block(self, slot: int, number: int) -> Arrays:
-        """Block `number` of a slot, as it is stored."""
-        return {name: self.block(f"slots/{slot}/{name}", number) for name in self.encoding.arrays(0)}
-
     def test_classes(self) -> np.ndarray:
         """What the teacher takes each test image for: (m,) int64."""
         return self.encoding.top_class({name: self.read(f"test/{name}") for name in self.encoding.arrays(0)})

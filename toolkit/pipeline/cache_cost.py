@@ -19,7 +19,7 @@ FRACTIONS = (0.05, 0.1, 0.3, 0.5, 1.0)
 _TIMED_BATCHES = 4
 
 
-def cache_cost(workspace: Workspace, progress: Progress = silent, **asked: Any) -> dict[str, Any]:
+def cache_cost(workspace: Workspace, force: bool = False, progress: Progress = silent, **asked: Any) -> dict[str, Any]:
     """Passes still to run, bytes on disk, minutes (measured on a few batches here), and the students that repay them.
 
     A live teacher runs once for each image that a student sees: rows × epochs of the recipe `fast`. `students_to_repay`
@@ -27,13 +27,11 @@ def cache_cost(workspace: Workspace, progress: Progress = silent, **asked: Any) 
     subset, only its own. `asked` are the arguments of `open_request`. Raises UsageError or FailureError; writes no
     cache.
     """
-    request = open_request(workspace, progress=progress, **asked)
-    with ExitStack() as stack:
-        old = usable(stack, request)
-        work = work_for(request, old)
+    request = open_request(workspace, fresh=force, progress=progress, **asked)
     record, rows = request.record, len(request.rows_n)
     whole = record.slots * rows + request.data.record.test_rows
-    rate = _images_per_s(request) if work.missing_images else math.inf
+    images, missing = (whole, whole) if force else _still_to_do(request)
+    rate = _images_per_s(request) if missing else math.inf
     fractions = (1.0,) if record.kind == "targets" else FRACTIONS
     epochs = RECIPES["fast"].epochs
     return {
@@ -41,15 +39,30 @@ def cache_cost(workspace: Workspace, progress: Progress = silent, **asked: Any) 
         "rows": rows,
         "views": record.slots,
         "encoding": record.encoding,
-        "passes": work.missing_images,
+        "passes": missing,
         "passes_of_the_whole_cache": whole,
-        "bytes": work.images * request.encoding.bytes_per_view,
+        "bytes": images * request.encoding.bytes_per_view,
         "bytes_per_view": request.encoding.bytes_per_view,
         "images_per_s": None if math.isinf(rate) else rate,
-        "minutes": work.missing_images / rate / 60,
+        "minutes": missing / rate / 60,
         "epochs_of_a_student": epochs,
-        "students_to_repay": {f"{f:g}": math.ceil(whole / (f * rows * epochs)) for f in fractions},
+        "students_to_repay": {f"{f:g}": _students(whole, f, rows, epochs) for f in fractions},
     }
+
+
+def _still_to_do(request: Request) -> tuple[int, int]:
+    """(images whose logits are still to be written, and those of them that the teacher has yet to see)"""
+    with ExitStack() as stack:
+        old = usable(stack, request)
+        if old is not None and old.slots >= request.record.slots:
+            return 0, 0  # whatever unfinished work lies beside it
+        work = work_for(request, old)
+        return work.images, work.missing_images
+
+
+def _students(passes: int, fraction: float, rows: int, epochs: int) -> int:
+    """How many students on round(fraction · rows) rows, as build-subset keeps them, are shown `passes` images."""
+    return -(-passes // (max(1, round(fraction * rows)) * epochs))
 
 
 def _images_per_s(request: Request) -> float:

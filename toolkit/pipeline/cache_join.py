@@ -33,10 +33,13 @@ class Pieces:
     def numbers(self) -> range:
         return range(-(-self.rows // BLOCK_ROWS))
 
-    def encoded(self, slot: int, number: int) -> Arrays:
+    def block(self, slot: int, number: int, name: str) -> np.ndarray:
         if self.old is not None and slot < self.old.slots:
-            return self.old.encoded_block(slot, number)
-        return {name: self._load(slot, number, name) for name in self.encoding.arrays(0)}
+            return self.old.block(f"slots/{slot}/{name}", number)
+        return self._load(slot, number, name)
+
+    def encoded(self, slot: int, number: int) -> Arrays:
+        return {name: self.block(slot, number, name) for name in self.encoding.arrays(0)}
 
     def _load(self, slot: int, number: int, name: str) -> np.ndarray:
         return self.parts.load(parts_of("train", self.rows, range(slot, slot + 1))[number].key, name)
@@ -50,23 +53,30 @@ class Pieces:
 
     def write_slot(self, out: CacheWriter, slot: int) -> None:
         for name, (shape, dtype) in self.encoding.arrays(self.rows).items():
-            blocks = (self.encoded(slot, number)[name] for number in self.numbers)
+            blocks = (self.block(slot, number, name) for number in self.numbers)
             out.write_blocks(f"slots/{slot}/{name}", shape, dtype, blocks)
 
 
 def join(request: Request, record: CacheRecord, pieces: Pieces, train: Beton, test: Beton) -> None:
     """Writes a new file of the parts, or adds them to the old one, which is neither moved nor rewritten."""
     labels_n = train.labels_n[request.rows_n].astype(np.int64)
-    if pieces.old is not None:
-        with grown_cache(
-            request.path, replace(record, teacher_top1=pieces.old.record.teacher_top1), request.made_by
-        ) as out:
-            for slot in range(pieces.old.slots, record.slots):
-                pieces.write_slot(out, slot)
-            if record.kind == "cache":
-                for name, values_n in _scores_of_views(pieces, record.slots, labels_n).items():
-                    (out.replace if name in pieces.old.scores else out.write)(f"scores/{name}", values_n, **_told(name))
-        return
+    if pieces.old is None:
+        _write(request, record, pieces, labels_n, test)
+    else:
+        _add(request, record, pieces, labels_n, pieces.old)
+
+
+def _add(request: Request, record: CacheRecord, pieces: Pieces, labels_n: np.ndarray, old: CacheReader) -> None:
+    record = replace(record, teacher_top1=old.record.teacher_top1)
+    with grown_cache(request.path, record, request.made_by) as out:
+        for slot in range(old.slots, record.slots):
+            pieces.write_slot(out, slot)
+        if record.kind == "cache":
+            for name, values_n in _scores_of_views(pieces, record.slots, labels_n).items():
+                (out.replace if name in old.scores else out.write)(f"scores/{name}", values_n, **_told(name))
+
+
+def _write(request: Request, record: CacheRecord, pieces: Pieces, labels_n: np.ndarray, test: Beton) -> None:
     test_parts = parts_of("test", len(test), range(1))
     test_arrays = {
         name: np.concatenate([pieces.parts.load(part.key, name) for part in test_parts])

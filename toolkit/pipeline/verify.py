@@ -68,7 +68,7 @@ def verified(request: Request, cache: CacheReader, samples: int, seed: int) -> V
     live = [request.teacher.run(views, request.rows_n[at], int(slot))[0] for slot, at in zip(slots, rows, strict=True)]
     stored = [_stored(cache, int(slot), at) for slot, at in zip(slots, rows, strict=True)]
     together = {name: np.concatenate([arrays[name] for arrays in stored]) for name in stored[0]}
-    roughest = max(cache.record.precision, request.record.precision, key=list(BOUNDS).index)
+    roughest = [name for name in BOUNDS if name in (cache.record.precision, request.record.precision)][-1]
     found = deviation(cache.encoding, together, np.concatenate(live), roughest)
     if not found.within:
         raise FailureError(
