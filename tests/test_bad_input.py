@@ -477,7 +477,7 @@ def test_an_hdf5_file_that_is_no_cache_is_refused(good: Path, tmp_path: Path):
 
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["x"] = [1, 2, 3]
-    refused(good, ("inspect", tmp_path / "other.h5"), 1, "expected schema 1, found none")
+    refused(good, ("inspect", tmp_path / "other.h5"), 1, "expected schema 2, found none")
 
 
 @pytest.mark.parametrize(
