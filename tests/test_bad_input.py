@@ -39,6 +39,8 @@ TEACHER = PRETRAINED_FOLDER / "digits-resnet8.pt"
 DIGITS = ("--dataset", "digits")
 DISTILL_ANY = ("distill", "--subset", "fifth", "--name", "new")
 CACHE_MORE = ("cache-teacher", *DIGITS, "--views", "3")
+CACHE_DRY = ("cache-teacher", *DIGITS, "--dry-run")
+CACHE_MORE_DRY = (*CACHE_DRY, "--views", "3")
 CACHE_SUBSET = ("cache-teacher", "--subset", "fifth", "--views", "3")
 BUILD = ("build-subset", *DIGITS, "--frac", "0.5")
 BUILD_AGAIN = ("build-subset", *DIGITS, "--frac", "0.2", "--name", "fifth")
@@ -168,6 +170,12 @@ VALUES = [
     *[(("cache-teacher", *DIGITS), "--views", v, 2) for v in ("0", "-1", "10", "some", "1.5", "²", "epochs:0")],
     *[(("cache-teacher", *DIGITS), "--views", value, 2) for value in ("epochs:x", "epochs:-1", "epochs:", "all:3")],
     *[(CACHE_MORE, "--batch-size", value, 2) for value in ("0", "-1", "many")],
+    *[(CACHE_MORE, "--encoding", value, 2) for value in ("topk:0", "topk:10", "topk:x", "topk:-1", "int4", "Int8")],
+    *[(CACHE_MORE_DRY, "--encoding", value, 2) for value in ("topk:10", "int4")],
+    *[(CACHE_DRY, "--views", value, 2) for value in ("0", "10", "epochs:0")],
+    *[(CACHE_MORE_DRY, "--batch-size", value, 2) for value in ("0", "many")],
+    *[(("verify-cache", *DIGITS), "--samples", value, 2) for value in ("0", "-1", "x")],
+    *[(("verify-cache", *DIGITS), "--seed", value, 2) for value in ("-1", "99999999999999999999", "x")],
     *[(DISTILL, "--alpha", value, 2) for value in ("-0.1", "1.1", "nan", "inf", "x")],
     *[(DISTILL, "--temperature", value, 2) for value in ("0", "-1", "nan", "inf", "x")],
     *[(DISTILL, "--lr", value, 2) for value in ("0", "-1", "nan", "inf", "x")],
@@ -204,7 +212,11 @@ NAMES = [
     (("cache-teacher", *DIGITS, "--teacher", "digits-resnet9"), 1, "digits-resnet8", "kdtool train-teacher"),
     (("cache-teacher", *DIGITS, "--teacher", "../x"), 2, "--teacher"),
     (("cache-teacher", *DIGITS, "--dtype", "float15"), 2, "float16, float32, int8"),
+    ((*CACHE_DRY, "--teacher", "digits-resnet9"), 1, "digits-resnet8", "kdtool train-teacher"),
     (("cache-teacher", "--subset", "none"), 1, "kdtool build-subset"),
+    (("cache-teacher", "--subset", "none", "--dry-run"), 1, "kdtool build-subset"),
+    (("verify-cache", *DIGITS, "--teacher", "digits-resnet9"), 1, "digits-resnet8", "kdtool train-teacher"),
+    (("verify-cache", "--subset", "none"), 1, "kdtool build-subset"),
     ((*BUILD, "--teacher", "none"), 1, "neither a file nor a teacher", "kdtool train-teacher"),
     ((*BUILD, "--method", "hardst"), 2, "did you mean hardest?"),
     ((*BUILD, "--method", "hardest", "--score", "eln2"), 2, "did you mean el2n?"),

@@ -19,7 +19,7 @@ from toolkit.core.files import need_space, read_json, whole_file, whole_folder, 
 from toolkit.core.hashing import fingerprint, mix, rng_for
 from toolkit.core.locks import only_writer
 from toolkit.core.recipes import RECIPES, SCHEDULES, Recipe, lr_at, resolve_recipe
-from toolkit.distill.settings import DistillSettings, resolve_match
+from toolkit.distill.settings import DistillSettings
 
 
 class Interrupted(Exception):
@@ -324,7 +324,7 @@ def test_recipes_are_frozen():
 
 # a distillation's settings
 
-GOOD = {"alpha": 0.5, "temperature": 4.0, "match": None, "iterations": None}
+GOOD = {"alpha": 0.5, "temperature": 4.0, "match": "exact", "iterations": None}
 
 
 @pytest.mark.parametrize("good", [{}, {"alpha": 0}, {"alpha": 1}, {"match": "mean"}, {"iterations": 1}], ids=str)
@@ -346,15 +346,6 @@ def test_settings_take_good_values(good):
 def test_settings_refuse_bad_values(bad):
     with pytest.raises(UsageError, match=next(iter(bad))):
         DistillSettings(**GOOD | bad)
-
-
-@pytest.mark.parametrize(
-    ("slots", "epochs", "family_size", "expected"),
-    [(4, 30, 50, "mean"), (30, 30, 50, "exact"), (50, 240, 50, "exact"), (49, 240, 50, "mean"), (1, 1, 50, "exact")],
-)
-def test_targets_match_exactly_where_every_epoch_has_its_view(slots, epochs, family_size, expected):
-    assert resolve_match(None, slots, epochs, family_size) == expected
-    assert resolve_match("nearest", slots, epochs, family_size) == "nearest"
 
 
 # progress

@@ -258,24 +258,44 @@ def recovered(workspace: Path, step: int, alone: Alone, copy: Path) -> bool:
     return before and after
 
 
+def until_it_writes(process: subprocess.Popen[str], workspace: Path) -> None:
+    """Waits until the command has signed its lock, or has ended: Python's start, most of a run here, writes nothing."""
+    path = cache_in(workspace)
+    lock, signed = path.with_name(f".{path.name}.lock"), f"process {process.pid} "
+    deadline_s = time.monotonic() + PATIENCE_S
+    while process.poll() is None and not (lock.is_file() and lock.read_text().startswith(signed)):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.001)
+
+
+def left_behind(workspace: Path) -> str:
+    """What a kill hit, in words."""
+    path = cache_in(workspace)
+    joining = any(left.match(".cache.h5.[0-9]*.tmp") for left in temporary_in(workspace))
+    views = views_recorded(path) if path.is_file() else 0
+    return f"{views} views, {parts_in(workspace)} parts{', a file half written' if joining else ''}"
+
+
 @pytest.mark.long
 def test_law_4_sixty_kills_at_random_moments_of_a_growing_cache_are_recovered_from(
     digits: Path, tmp_path: Path, alone: Alone
 ):
     """Kills come on top of kills: the killed step goes on where it was, until it is done before its kill."""
     workspace = with_data(digits, tmp_path / "killed")
-    lengths_s = []
+    writing_s = []
     for views in STEPS:
-        start_s = time.monotonic()
         process = start_kdtool(*CACHE, views, "-w", workspace)
-        assert process.wait(PATIENCE_S) == 0, process.communicate()
-        lengths_s.append(time.monotonic() - start_s)
+        until_it_writes(process, workspace)
+        start_s = time.monotonic()
+        assert process.communicate(timeout=PATIENCE_S) and process.returncode == 0
+        writing_s.append(time.monotonic() - start_s)
     shutil.rmtree(workspace / "teachers")
-    rng, step, kills, saved, hit = np.random.default_rng(0), 0, 0, 0, Counter()
-    while kills < 60:
+    rng, step, saved, hit = np.random.default_rng(0), 0, 0, Counter[str]()
+    while hit.total() < 60:
         process = start_kdtool(*CACHE, STEPS[step], "-w", workspace)
+        until_it_writes(process, workspace)
         try:
-            process.communicate(timeout=float(rng.uniform(0.3, lengths_s[step])))
+            process.communicate(timeout=float(rng.uniform(0, writing_s[step])))
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
@@ -285,11 +305,11 @@ def test_law_4_sixty_kills_at_random_moments_of_a_growing_cache_are_recovered_fr
                 shutil.rmtree(workspace / "teachers")
             continue
         assert process.returncode == -signal.SIGKILL
-        kills += 1
-        hit[f"{STEPS[step]} with parts" if parts_in(workspace) else STEPS[step]] += 1
+        hit[left_behind(workspace)] += 1
         saved += recovered(workspace, step, alone, tmp_path / "copy")
-    assert saved == kills, f"{saved} of {kills}; {hit}"
-    assert sum(count for name, count in hit.items() if "parts" in name) > 10, hit
+    print("HIT", writing_s, sorted(hit.items()))
+    assert saved == 60, f"{saved} of {hit}"
+    assert len(hit) >= 6, f"kills of too few kinds to prove anything: {hit}"
 
 
 # what was begun with other settings -----------------------------------------------------------------------------------

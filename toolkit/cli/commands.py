@@ -52,7 +52,7 @@ def train_teacher(as_json: bool, **asked: Any) -> None:
 @click.command()
 @opt.data_set
 @click.option("--teacher", help="A name or a checkpoint file.  [default: the one that comes with kdtool]")
-@click.option("--views", default="4", show_default=True, help="Views of each row: a number, all, or epochs:E.")
+@click.option("--views", default="2", show_default=True, help="Views of each row: a number, all, or epochs:E.")
 @click.option(
     "--encoding",
     "--dtype",
@@ -67,7 +67,7 @@ def train_teacher(as_json: bool, **asked: Any) -> None:
 @opt.compute
 @opt.force
 @opt.common
-@opt.example("kdtool cache-teacher --views 4")
+@opt.example("kdtool cache-teacher --views epochs:30")
 def cache_teacher(as_json: bool, dry_run: bool, **asked: Any) -> None:
     """Run the teacher once.  Reads data/; writes teachers/<name>/cache.h5: logits of every view, features, scores."""
     from toolkit.core.progress import on_stderr
@@ -203,8 +203,9 @@ def build_subset(as_json: bool, **asked: Any) -> None:
 @click.option("--temperature", default=4.0, show_default=True, help="Softens teacher and student alike.")
 @click.option(
     "--match",
-    help="Target of a shown view: exact (only cached views are shown), nearest or mean (any view is).  "
-    "[default: exact where every epoch has a view cached, else mean]",
+    default="exact",
+    show_default=True,
+    help="Target of a shown view: exact (only cached views are shown), nearest or mean (any view is).",
 )
 @click.option("--views", type=int, help="Use only the first few cached views.  [default: all of them]")
 @click.option("--name", help="Name of the run.  [default: from its settings]")

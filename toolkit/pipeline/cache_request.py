@@ -70,7 +70,7 @@ def open_request(
     workspace: Workspace,
     dataset: str = "fashion-mnist",
     teacher: str | None = None,
-    views: str = "4",
+    views: str = "2",
     encoding: str = "auto",
     subset: str | None = None,
     batch_size: int | None = None,

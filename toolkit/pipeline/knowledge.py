@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 
 from toolkit.core.errors import FailureError, UsageError
-from toolkit.distill.settings import resolve_match
 from toolkit.formats.bundle import Bundle, open_bundle
 from toolkit.formats.cache import CacheRecord, open_cache
-from toolkit.formats.encodings import TopLogits
 from toolkit.pipeline.teacher import PRETRAINED
 from toolkit.training.targets import Targets
 
@@ -51,9 +49,9 @@ def choose_teacher(bundle: Bundle, teacher: str | None) -> str:
 
 
 def load_knowledge(
-    bundle: Bundle, teacher: str | None = None, match: str | None = None, epochs: int = 1, views: int | None = None
+    bundle: Bundle, teacher: str | None = None, match: str = "exact", views: int | None = None
 ) -> Knowledge:
-    """The logits to learn from, of the first `views` slots; `match` None is chosen by `resolve_match` for `epochs`.
+    """The logits to learn from, of the first `views` slots (default: all).
 
     Raises FailureError when they are not for this bundle's rows and views."""
     name = choose_teacher(bundle, teacher)
@@ -79,8 +77,6 @@ def load_knowledge(
         if not 1 <= slots <= cache.slots:
             raise UsageError(f"--views must be 1 to {cache.slots}, which {cache.path} holds, got {slots}")
         cache.check_views(bundle.images().sizes_n2[bundle.indices_m], slots)
-        averages = not isinstance(cache.encoding, TopLogits)
-        match = resolve_match(match, slots, epochs, plan.size, averages)
         targets = Targets(cache.encoding, cache.encoded(slots), match)
         return Knowledge(targets, cache.record, cache.fingerprint(slots), cache.test_classes())
 
@@ -108,7 +104,7 @@ def subset_loader(
     images = opened.images()
     knowledge = None
     if teacher is not None or opened.teachers():
-        knowledge = load_knowledge(opened, teacher, match, views=views)
+        knowledge = load_knowledge(opened, teacher, match, views)
     data = opened.data
     targets = knowledge.targets if knowledge else None
     shown = (data.plan, data.mean, data.std)

@@ -44,7 +44,7 @@ def distill(
     lr: float | None = None,
     alpha: float = 1.0,
     temperature: float = 4.0,
-    match: str | None = None,
+    match: str = "exact",
     views: int | None = None,
     seed: int = 0,
     name: str | None = None,
@@ -74,7 +74,7 @@ def distill(
     batches_per_epoch = -(-bundle.record.rows // settled.batch_size)
     steps = iterations or settled.epochs * batches_per_epoch
     settled = replace(settled, epochs=-(-steps // batches_per_epoch))
-    knowledge = None if alpha == 0 else load_knowledge(bundle, teacher, match, settled.epochs, views)
+    knowledge = None if alpha == 0 else load_knowledge(bundle, teacher, match, views)
     if knowledge and isinstance(knowledge.targets.encoding, TopLogits):
         tail_weights(temperature)  # refuses a temperature that the rest's log-sum-exps do not reach
     settings = _settings(bundle, knowledge, asked, settled, compute, recipe, arch, width, seed, steps)

@@ -36,8 +36,9 @@ def deviation(encoding: Encoding, stored: Arrays, live_nc: np.ndarray, precision
 
     The bounds are those of `precision` and, on top, what the encoding itself rounds away.
     """
-    ours, live = _compared(encoding, stored, live_nc)
-    found, rounding = np.abs(ours - live), _rounding(encoding, stored, ours)
+    with np.errstate(invalid="ignore"):  # what is stored may not be finite: it is never within bounds
+        ours, live = _compared(encoding, stored, live_nc)
+        found, rounding = np.abs(ours - live), _rounding(encoding, stored, ours)
     span = float(live_nc.max() - live_nc.min())
     mean_share, largest_share = BOUNDS[precision]
     return Deviation(
@@ -71,5 +72,4 @@ def _rounding(encoding: Encoding, stored: Arrays, ours: np.ndarray) -> np.ndarra
     if isinstance(encoding, Int8Logits):
         return 0.5 * stored["int8/scale"].astype(np.float64)
     dtype = np.float16 if isinstance(encoding, TopLogits) else next(iter(stored.values())).dtype
-    with np.errstate(invalid="ignore"):  # what is not finite is found, and allows nothing
-        return np.nan_to_num(0.5 * np.spacing(np.abs(ours).astype(dtype)).astype(np.float64))
+    return 0.5 * np.spacing(np.abs(ours).astype(dtype)).astype(np.float64)
