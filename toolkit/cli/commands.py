@@ -122,7 +122,7 @@ def _show_cost(as_json: bool, asked: dict[str, Any]) -> None:
 @opt.common
 @opt.example("kdtool verify-cache --samples 1000")
 def verify_cache(as_json: bool, **asked: Any) -> None:
-    """Ask the live teacher again about random rows and views of its cache.  Writes nothing; fails past a bound."""
+    """Ask the live teacher again about random rows and views of its cache.  Fails past a bound; writes no cache."""
     from toolkit.core.progress import on_stderr
     from toolkit.pipeline.verify import verify_cache as run
 

@@ -38,15 +38,15 @@ def cache_teacher(
     request = open_request(workspace, fresh=force, progress=progress, **asked)
     with only_writer(request.locked), ExitStack() as stack:
         old = None if force else usable(stack, request)
-        if old is not None and old.slots >= request.record.slots:
-            return _result(request, old, 0.0, 0, unchanged=True)
-        before = images_seen(request.model)
-        seconds = _run(request, old, force, progress)
+        unchanged = old is not None and old.slots >= request.record.slots
+        before, seconds = images_seen(request.model), 0.0
+        if not unchanged:
+            seconds = _run(request, old, force, progress)
         images = images_seen(request.model) - before
     with open_cache(request.path, request.made_by) as cache:
-        found = verified(request, cache, VERIFIED_SAMPLES, seed=0) if verify else None
-        result = _result(request, cache, seconds, images, unchanged=False)
-        return result | ({} if found is None else {"verified": asdict(found)})
+        result = _result(request, cache, seconds, images, unchanged)
+        # one that is there too: an earlier run may have failed just here
+        return result | ({"verified": asdict(verified(request, cache, VERIFIED_SAMPLES, seed=0))} if verify else {})
 
 
 def usable(stack: ExitStack, request: Request) -> CacheReader | None:
@@ -56,9 +56,8 @@ def usable(stack: ExitStack, request: Request) -> CacheReader | None:
     old = stack.enter_context(open_cache(request.path, request.made_by))
     different = "; ".join(request.differences(old))
     if different:
-        raise FailureError(
-            f"{request.path}: a cache of something else ({different}). To replace it run: {request.made_by}"
-        )
+        again = f"{request.made_by} --views {request.record.slots} --encoding {request.record.encoding}"
+        raise FailureError(f"{request.path}: a cache of something else ({different}). To replace it run: {again}")
     return old
 
 

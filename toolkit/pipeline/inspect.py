@@ -128,7 +128,7 @@ def _inspect_cache(path: Path) -> dict[str, Any]:
             "views": cache.slots,
             "bytes_per_view": cache.bytes_per_view,
             "plan_fingerprint": cache.plan.fingerprint,
-            "scores": {name: score["definition"] for name, score in cache.scores.items()},
+            "scores": {name: score.get("definition", "") for name, score in cache.scores.items()},
             "verified_blocks": cache.verify(),
         }
 
