@@ -1,5 +1,5 @@
 """What the bounds of verify-cache stand on: how far a teacher's logits move when only the arithmetic changes, and how
-far when it sees another view of the same image. Shares of the range of the logits, packaged teachers, 512 rows.
+far when it sees another view of the same image. Packaged teachers, 512 rows, in shares of the median row's range.
 
     python -m benchmarks.deviation     # a minute; appends to results/deviation.jsonl and prints
 """
@@ -14,6 +14,7 @@ from benchmarks.machine import RESULTS, append, facts, in_words
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.cache_request import open_request
 from toolkit.report.tables import table
+from toolkit.teacher.verify import typical_range
 
 WORKSPACE = Workspace(Path("kdtool-work/benchmarks"))
 ROWS, SLOT = 512, 2
@@ -35,7 +36,7 @@ def shares(dataset: str) -> dict[str, tuple[float, float]]:
         "bfloat16": logits(dataset, "bfloat16", 128, SLOT),
         "another view": logits(dataset, "float32", 128, SLOT - 1),
     }
-    found = {name: np.abs(changed - exact) / np.ptp(exact) for name, changed in changes.items()}
+    found = {name: np.abs(changed - exact) / typical_range(exact) for name, changed in changes.items()}
     return {name: (float(values.mean()), float(values.max())) for name, values in found.items()}
 
 

@@ -1,6 +1,6 @@
 """What each encoding of cached logits loses, on 100 and on 1,000 classes of printed kanji.
 
-    python -m benchmarks.encodings              # runs what is missing (an hour), appends to results/encodings.jsonl
+    python -m benchmarks.encodings              # runs what is missing (hours), appends to results/encodings.jsonl
     python -m benchmarks.encodings --table      # prints the tables of what is there
 
 Two kinds of records. `fidelity` trains nothing: the loss and its gradient with respect to a student's logits, by each
@@ -99,6 +99,8 @@ class Study:
 STUDIES = [
     Study("glyphs-1000", 1000, teacher_epochs=15, fraction=0.1, epochs=10, batch_size=32, kept=_KEPT),
     Study("glyphs-100", 100, teacher_epochs=20, fraction=0.1, epochs=30, batch_size=64, kept=_KEPT),
+    # three times as long: does what the first students lost come with time?
+    Study("glyphs-1000", 1000, teacher_epochs=15, fraction=0.1, epochs=30, batch_size=32, kept=(14, 64)),
 ]
 
 
@@ -181,7 +183,7 @@ def felt(student_nc: Tensor, teacher: Tensor | TopK, temperature: float) -> tupl
     leaf_nc = student_nc.clone().requires_grad_()
     loss = soft_target_loss(leaf_nc, teacher, temperature)
     (gradient_nc,) = torch.autograd.grad(loss, leaf_nc)
-    return float(loss), gradient_nc
+    return loss.item(), gradient_nc
 
 
 def compared(felt_nc: tuple[float, Tensor], full: tuple[float, Tensor]) -> dict[str, float]:
@@ -289,7 +291,7 @@ def run_all() -> None:
         for seed in seeds:
             for study in STUDIES:
                 try:
-                    with only_writer(WORKSPACE.root / "claims" / f"encodings-{study.dataset}-s{seed}"):
+                    with only_writer(WORKSPACE.root / "claims" / f"encodings-{study.dataset}-e{study.epochs}-s{seed}"):
                         run_seed(study, seed)
                 except FailureError as error:
                     if "is being written by" not in str(error):
@@ -362,10 +364,14 @@ def show(study: Study, lines: list[dict[str, Any]]) -> None:
     )
     header = ["encoding", "bytes", "gradient cosine", "accuracy, %", "less full", "within one", "seeds"]
     print(table(header, list(rows_of(study, lines))))
+
+
+def show_fidelity(study: Study, lines: list[dict[str, Any]]) -> None:
+    taus = ", ".join(map(str, TAIL_TEMPERATURES))
     print(
-        f"\nThe same encodings before any training; per τ {taus} unless said. Mass, loss and length (of the gradient, "
-        "relative to full logits) are of the student half way, the last cosine of one at initialisation; KL is from "
-        "the stored outcomes to the true ones.\n"
+        f"\n{study.dataset}: what the encodings change on random training rows, per τ {taus} unless said. Mass, loss and "
+        "length (of the gradient, both relative to full logits) are of the student half way, the last cosine of one at "
+        "initialisation; KL is from the stored outcomes to the true ones.\n"
     )
     header = ["encoding", "mass kept", "loss / full", "length", "cosine at start", "KL, τ 3", "KL, τ 4"]
     print(table(header, list(fidelity_rows(study, lines))))
@@ -379,6 +385,8 @@ def main() -> None:
         sys.exit(f"{FILE}: no results yet. Run: python -m benchmarks.encodings")
     for study in STUDIES:
         show(study, done(study, lines))
+    for study in STUDIES[:2]:
+        show_fidelity(study, done(study, lines))
     print(
         "\nBeside them, on 1,000 classes: FKD keeps 57 bytes a view (the top 5, softmaxed at a temperature that is "
         "then fixed), TinyViT 404 (the top 100).\n"

@@ -31,7 +31,7 @@ from toolkit.formats.views_of import ViewReader
 from toolkit.training.showing import Showing
 from toolkit.training.stream import StreamSource
 from toolkit.views.plan import Plan
-from toolkit.views.schedule import nearest_slots
+from toolkit.views.schedule import geometry_of_slots, nearest_slots
 
 CPU = torch.device("cpu")
 MEAN, STD = [0.5] * 3, [0.25] * 3
@@ -138,7 +138,7 @@ def test_boxes_are_those_of_version_1():
 def test_the_nearest_box_is_the_one_brute_force_finds():
     rows, sizes = ROWS[:40], SIZES[:40]
     cached_nk, views_n = PLAN.views(rows, 6), np.full(40, 123)
-    found = nearest_slots(PLAN, rows, views_n, cached_nk, sizes)
+    found = nearest_slots(PLAN.geometry(rows, views_n, sizes), geometry_of_slots(PLAN, rows, cached_nk, sizes))
     for n, box in enumerate(boxes(PLAN, 123, rows, sizes).astype(int)):
         rivals = {}
         for slot in range(6):

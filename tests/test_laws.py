@@ -31,7 +31,8 @@ from toolkit.pipeline.sources import open_source
 from toolkit.pipeline.teacher import PRETRAINED_FOLDER, load_model
 from toolkit.teacher.caching import TeacherPass
 from toolkit.training.loop import Trainer
-from toolkit.training.showing import Showing, Targets
+from toolkit.training.showing import Showing
+from toolkit.training.targets import Targets
 
 STEPS, BATCH, SEED, ALPHA, TAU = 50, 64, 5, 0.7, 4.0
 ROWS = np.arange(0, 1442, 5)

@@ -8,11 +8,12 @@ import torch
 import torchvision.transforms.functional as TF
 
 from toolkit.core.errors import FailureError, UsageError
-from toolkit.training.showing import MATCHES, Showing, Targets, row_order
+from toolkit.training.showing import Showing, row_order
+from toolkit.training.targets import MATCHES, Targets
 from toolkit.views.families import family_named
 from toolkit.views.plan import Plan
 from toolkit.views.render import Renderer, normalise
-from toolkit.views.schedule import nearest_slots, slots_shown
+from toolkit.views.schedule import geometry_of_slots, nearest_slots, slots_shown
 
 PAD_CROPS = ("pad-crop", "pad-crop-flip")
 GEOMETRIES = list(itertools.product(PAD_CROPS, (0, 1, 2, 4)))
@@ -188,7 +189,8 @@ def decoded(plan, views_n):
 
 
 def nearest_of(plan, rows_n, views_n, cached_nk):
-    return nearest_slots(plan, rows_n, views_n, cached_nk, np.tile((plan.height, plan.width), (len(rows_n), 1)))
+    sizes_n2 = np.tile((plan.height, plan.width), (len(rows_n), 1))
+    return nearest_slots(plan.geometry(rows_n, views_n, sizes_n2), geometry_of_slots(plan, rows_n, cached_nk, sizes_n2))
 
 
 def nearest_by_brute_force(plan, views_k, view):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from toolkit.distill.losses import soft_target_loss
     from toolkit.pipeline.knowledge import subset_loader
 
-__all__ = ["subset_loader"]
+__all__ = ["soft_target_loss", "subset_loader"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,4 +17,8 @@ def __getattr__(name: str) -> Any:
         from toolkit.pipeline.knowledge import subset_loader
 
         return subset_loader
+    if name == "soft_target_loss":
+        from toolkit.distill.losses import soft_target_loss
+
+        return soft_target_loss
     raise AttributeError(f"module 'toolkit' has no attribute '{name}'")

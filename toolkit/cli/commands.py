@@ -102,13 +102,15 @@ def _show_cost(as_json: bool, asked: dict[str, Any]) -> None:
 
     wanted = {name: value for name, value in asked.items() if name != "verify"}
     cost = cache_cost(**wanted, progress=on_stderr)
-    repaid = ", ".join(f"{students} at fraction {f}" for f, students in cost["students_to_repay"].items())
+    repaid = ", ".join(
+        f"{students} on {float(fraction):.0%} of the rows" for fraction, students in cost["students_to_repay"].items()
+    )
     opt.show(
         cost,
         as_json,
         f"{cost['path']}: {cost['passes']:,} teacher passes to run, {cost['bytes'] / 1e6:,.1f} MB "
         f"({cost['bytes_per_view']} bytes a view, {cost['encoding']}), about {cost['minutes']:.1f} minutes here",
-        f"repaid, beside a live teacher, by the students of {cost['epochs_of_a_student']} epochs: {repaid}",
+        f"a live teacher would run as often for so many students of {cost['epochs_of_a_student']} epochs: {repaid}",
     )
 
 

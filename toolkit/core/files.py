@@ -152,6 +152,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def remove_folder(path: Path) -> None:
+    """Deletes a folder, if it is there: gone under its own name at once, so that no part of it is ever found alone."""
+    _sweep(path)
+    if path.is_dir():
+        temporary = _temporary(path)
+        path.replace(temporary)
+        shutil.rmtree(temporary)
+
+
 def need_space(path: Path, size_bytes: int) -> None:
     """Raises FailureError when the disk that will hold `path` has less than `size_bytes` free."""
     folder = path

@@ -77,7 +77,8 @@ def tail_weights(temperature: float) -> tuple[float, ...]:
     """
     if temperature < 1:
         raise UsageError(
-            f"--temperature {temperature:g}: top-k targets serve temperatures from 1. Cache with --encoding float16"
+            f"--temperature {temperature:g}: top-k targets serve temperatures from 1. "
+            "Run: kdtool cache-teacher --encoding float16 --force, with the subset's --subset"
         )
     nodes, beta = [0.0, *(1 / tau for tau in TAIL_TEMPERATURES)], 1 / temperature
     bend = _lagrange([math.log1p(4 * node) for node in nodes], math.log1p(4 * beta))

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from toolkit.core.errors import UsageError, unknown_name
-from toolkit.training.showing import MATCHES
+from toolkit.training.targets import MATCHES
 
 
 @dataclass(frozen=True)

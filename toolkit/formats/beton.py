@@ -59,7 +59,7 @@ class Beton:
     def rows_n(self) -> np.ndarray:
         return self.records_n["row"]
 
-    @property
+    @cached_property
     def sizes_n2(self) -> np.ndarray:
         """Each image's height and width: (n, 2) int64."""
         images = self.records_n["image"]

@@ -45,6 +45,7 @@ class CacheRecord:
     """What a cache was made from. `kind` is `cache` or `targets`; `teacher_images` counts the forward passes spent.
 
     `views` holds the checksums of each slot's geometry (Plan.checksums): views are computed again, not stored.
+    `cut_from` is the fingerprint of the slots that targets were copied from, None where the teacher ran for them.
     """
 
     kind: str
@@ -68,6 +69,7 @@ class CacheRecord:
     command: str
     created: str
     versions: dict[str, str]
+    cut_from: str | None = None
 
     def identity(self) -> dict[str, Any]:
         """What must agree between a cache and whoever adds to it or learns from it."""
@@ -149,7 +151,10 @@ class CacheReader:
     """An opened cache or targets file. Blocks are checked against their checksums as they are read."""
 
     def __init__(self, file: h5py.File, path: Path, record: CacheRecord, made_by: str) -> None:
-        self._file, self.path, self.record, self._made_by = file, path, record, made_by
+        self._file, self.path, self.record = file, path, record
+        self.made_by = made_by
+        if made_by.startswith("kdtool cache-teacher"):  # the same again, not what is made by default
+            self.made_by += f" --views {record.slots} --encoding {record.encoding}"
         self.plan = Plan.from_record(record.plan, str(path))
 
     def __len__(self) -> int:
@@ -176,7 +181,7 @@ class CacheReader:
         return self.encoding.bytes_per_view
 
     def _unreadable(self, name: str, error: BaseException) -> FailureError:
-        return FailureError(f"{self.path}: /{name} can't be read ({_reason(error)}). Run: {self._made_by}")
+        return FailureError(f"{self.path}: /{name} can't be read ({_reason(error)}). Run: {self.made_by}")
 
     def _dataset(self, name: str) -> h5py.Dataset:
         try:
@@ -184,7 +189,7 @@ class CacheReader:
                 return self._file[name]
         except _DAMAGE as error:
             raise self._unreadable(name, error) from error
-        raise FailureError(f"{self.path}: lacks /{name}. Run: {self._made_by}")
+        raise FailureError(f"{self.path}: lacks /{name}. Run: {self.made_by}")
 
     def block(self, name: str, number: int) -> np.ndarray:
         """Block `number` of a dataset. Raises FailureError when it is not what was written."""
@@ -196,7 +201,7 @@ class CacheReader:
             raise self._unreadable(name, error) from error
         if zlib.crc32(np.ascontiguousarray(block).data) != expected:
             raise FailureError(
-                f"{self.path}: /{name}, rows from {number * BLOCK_ROWS}, fails its checksum. Run: {self._made_by}"
+                f"{self.path}: /{name}, rows from {number * BLOCK_ROWS}, fails its checksum. Run: {self.made_by}"
             )
         return block
 
@@ -223,11 +228,18 @@ class CacheReader:
     def encoded(self, slots: int) -> Arrays:
         """The first `slots` slots as they are stored: arrays (k, n, …)."""
         if slots > self.slots:
-            raise UsageError(f"{self.path}: holds {self.slots} views, {slots} were asked for. Run: {self._made_by}")
-        return {
-            name: np.stack([self.read(f"slots/{slot}/{name}") for slot in range(slots)])
-            for name in self.encoding.arrays(len(self))
-        }
+            raise UsageError(f"{self.path}: holds {self.slots} views, {slots} were asked for. Run: {self.made_by}")
+        arrays = {}
+        for name, (shape, dtype) in self.encoding.arrays(len(self)).items():
+            arrays[name] = np.empty((slots, *shape), dtype)  # filled in place: they may take half the memory
+            for slot in range(slots):
+                for number, block in enumerate(self.blocks(f"slots/{slot}/{name}")):
+                    arrays[name][slot, number * BLOCK_ROWS : number * BLOCK_ROWS + len(block)] = block
+        return arrays
+
+    def encoded_rows(self, slot: int, positions: np.ndarray) -> Arrays:
+        """The increasing `positions` of a slot, as they are stored."""
+        return {name: self.read(f"slots/{slot}/{name}", positions) for name in self.encoding.arrays(0)}
 
     def test_classes(self) -> np.ndarray:
         """What the teacher takes each test image for: (m,) int64."""
@@ -236,7 +248,10 @@ class CacheReader:
     def check_views(self, sizes_n2: np.ndarray, slots: int) -> None:
         """Raises FailureError where this kdtool draws other views than those cached; sizes are the rows' images'."""
         if self.plan.checksums(self.read("rows"), slots, sizes_n2) != self.record.views[:slots]:
-            raise FailureError(f"{self.path}: cached on views that are drawn otherwise now. Run: {self._made_by}")
+            raise FailureError(
+                f"{self.path}: cached on views that this kdtool draws otherwise. Run: {self.made_by}, "
+                "or use the version that made it (kdtool inspect tells)"
+            )
 
     def score(self, name: str) -> np.ndarray:
         """(n,) float32, high = hard. Raises UsageError for a name the file does not hold."""

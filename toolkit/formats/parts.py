@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.core.errors import FailureError
-from toolkit.core.files import read_json, whole_file, whole_folder, write_json
+from toolkit.core.files import read_json, remove_folder, whole_file, whole_folder, write_json
 
 
 class Parts:
@@ -57,8 +56,7 @@ class Parts:
 
     def discard(self) -> None:
         """Does nothing when no part was saved."""
-        if self.folder.is_dir():
-            shutil.rmtree(self.folder)
+        remove_folder(self.folder)
 
 
 def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -77,6 +77,8 @@ class _BoxLoader:
 
         self._positions_m = np.asarray(positions_m, dtype=np.uint64)
         self._boxes_n5[positions_m] = boxes_m5
+        if not np.array_equal(self._boxes_n5[positions_m], boxes_m5):
+            raise ValueError("a row can be drawn in one box at a time, some were asked for in several")
         with one_epoch(self._loader) as batches:
             for images_bhwc, _, _ in batches:
                 yield images_bhwc

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -11,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from toolkit.core.errors import FailureError
-from toolkit.core.files import need_space
+from toolkit.core.files import need_space, remove_folder
 from toolkit.core.locks import only_writer
 from toolkit.core.progress import Progress, silent
+from toolkit.formats.bundle import rows_fingerprint
 from toolkit.formats.cache import CacheReader, open_cache
 from toolkit.formats.parts import Parts
 from toolkit.formats.workspace import Workspace
@@ -23,7 +23,7 @@ from toolkit.pipeline.cache_request import Request, open_request
 from toolkit.pipeline.verify import verified
 from toolkit.teacher.caching import Part, parts_of, run_parts
 
-VERIFIED_SAMPLES = 64
+VERIFIED_SAMPLES, VERIFIED_SLOTS = 64, 16
 
 
 def cache_teacher(
@@ -39,14 +39,16 @@ def cache_teacher(
     with only_writer(request.locked), ExitStack() as stack:
         old = None if force else usable(stack, request)
         unchanged = old is not None and old.slots >= request.record.slots
+        first_new = 0 if old is None or unchanged else old.slots
         before, seconds = images_seen(request.model), 0.0
         if not unchanged:
             seconds = _run(request, old, force, progress)
         images = images_seen(request.model) - before
     with open_cache(request.path, request.made_by) as cache:
         result = _result(request, cache, seconds, images, unchanged)
-        # one that is there too: an earlier run may have failed just here
-        return result | ({"verified": asdict(verified(request, cache, VERIFIED_SAMPLES, seed=0))} if verify else {})
+        # one that is there already too: an earlier run may have failed just here
+        slots = np.arange(first_new, cache.slots)[-VERIFIED_SLOTS:]
+        return result | ({"verified": asdict(verified(request, cache, VERIFIED_SAMPLES, 0, slots))} if verify else {})
 
 
 def usable(stack: ExitStack, request: Request) -> CacheReader | None:
@@ -58,6 +60,7 @@ def usable(stack: ExitStack, request: Request) -> CacheReader | None:
     if different:
         again = f"{request.made_by} --views {request.record.slots} --encoding {request.record.encoding}"
         raise FailureError(f"{request.path}: a cache of something else ({different}). To replace it run: {again}")
+    old.check_views(request.data.split("train").sizes_n2[request.rows_n], old.slots)
     return old
 
 
@@ -81,7 +84,7 @@ class Work:
 def work_for(request: Request, old: CacheReader | None) -> Work:
     """Raises FailureError, naming what differs, where unfinished work of another kind lies there."""
     record, rows = request.record, len(request.rows_n)
-    identity = {**record.identity(), "kind": record.kind, "rows": rows}
+    identity = {**record.identity(), "kind": record.kind, "rows": rows_fingerprint(request.rows_n)}
     done = Parts(request.path.with_name(f"{request.path.name}.parts"), identity)
     new = range(0 if old is None else old.slots, record.slots)
     test_rows = request.data.record.test_rows
@@ -91,7 +94,7 @@ def work_for(request: Request, old: CacheReader | None) -> Work:
 def _run(request: Request, old: CacheReader | None, force: bool, progress: Progress) -> float:
     """Runs the missing parts and joins them into the file; returns the seconds the teacher ran."""
     if force:
-        shutil.rmtree(request.path.with_name(f"{request.path.name}.parts"), ignore_errors=True)
+        remove_folder(request.path.with_name(f"{request.path.name}.parts"))
     record, rows_n, encoding = request.record, request.rows_n, request.encoding
     train, test = request.data.split("train"), request.data.split("test")
     work, plan = work_for(request, old), request.data.record.plan

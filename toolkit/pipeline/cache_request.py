@@ -112,6 +112,7 @@ def open_request(
         compute.dtype,
         compute.precision,
         batch_size or (1024 if compute.device.type == "cuda" else 128),
+        workers=compute.threads,
     )
     record = _record(kind, name, checkpoint, data, compute, encoding, slots)
     return Request(path, locked, rows_n, made_by, data, record, model, teacher_pass)

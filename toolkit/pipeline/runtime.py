@@ -36,4 +36,8 @@ def compute_on(device: str = "auto", precision: str = "auto", threads: int | Non
             raise UsageError(f"--threads must be at least 1, got {threads}")
         torch.set_num_threads(threads)
     resolved = resolve_device(device)
-    return Compute(resolved, resolve_precision(precision, resolved))
+    settled = resolve_precision(precision, resolved)
+    if resolved.type == "cuda" and settled == "float32":
+        # cuDNN would multiply in TF32, with ten bits of mantissa, and still call it float32
+        torch.backends.cudnn.allow_tf32 = False
+    return Compute(resolved, settled)

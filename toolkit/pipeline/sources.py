@@ -8,8 +8,8 @@ from toolkit.formats.beton import Beton
 from toolkit.formats.dataset import DataRecord
 from toolkit.pipeline.runtime import Compute
 from toolkit.training.resident import ResidentSource
-from toolkit.training.showing import Targets
 from toolkit.training.stream import StreamSource
+from toolkit.training.targets import Targets
 
 
 def open_source(

@@ -97,7 +97,7 @@ def build_subset(
             record = _same(bundle, record)
             for cache in caches:
                 if adds_to(bundle, cache):
-                    cut_targets(cache, bundle)
+                    cut_targets(cache, bundle, train)
     return {
         "path": str(folder),
         "name": record.name,

@@ -14,13 +14,11 @@ from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.hashing import checked_seed, rng_for
 from toolkit.core.progress import Progress, silent
 from toolkit.formats.cache import CacheReader, open_cache
-from toolkit.formats.encodings import Arrays
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.cache_request import Request, open_request
 from toolkit.teacher.verify import BOUNDS, deviation
 
 _SALT = 0x7E51F1
-_MOST_SLOTS = 16  # of a sample: each is a batch of its own
 _MADE_OTHERWISE = ("precision", "encoding")  # a cache can be verified on a machine that would not have made it so
 
 
@@ -52,32 +50,35 @@ def verify_cache(
         different = "; ".join(text for text in found if not text.startswith(_MADE_OTHERWISE))
         if different:
             raise FailureError(f"{request.path}: a cache of something else ({different}). Run: {request.made_by}")
-        result = verified(request, cache, samples, seed)
+        cache.check_views(request.data.split("train").sizes_n2[request.rows_n], cache.slots)
+        result = verified(request, cache, samples, seed, np.arange(cache.slots))
         stored = {"encoding": cache.record.encoding, "precision": cache.record.precision, "views": cache.slots}
         return {"path": str(request.path), "teacher": cache.record.teacher, **stored, **asdict(result)}
 
 
-def verified(request: Request, cache: CacheReader, samples: int, seed: int) -> Verified:
-    """Raises FailureError when the cache deviates from the live teacher by more than BOUNDS allow."""
+def verified(request: Request, cache: CacheReader, samples: int, seed: int, among: np.ndarray) -> Verified:
+    """Asks about `samples` rows of the slots `among`, or of as many of them as there are samples.
+
+    Raises FailureError when all of them together, or those of one slot, deviate from the live teacher by more than
+    BOUNDS allow.
+    """
     rng = rng_for(seed, _SALT)
-    slots = rng.choice(cache.slots, min(cache.slots, _MOST_SLOTS, samples), replace=False)
+    slots = rng.choice(among, min(len(among), samples), replace=False)
     rows = [
         np.sort(rng.integers(len(cache), size=len(part))) for part in np.array_split(np.arange(samples), len(slots))
     ]
     views = request.teacher.reader(request.data.split("train"), request.data.record.plan)
     live = [request.teacher.run(views, request.rows_n[at], int(slot))[0] for slot, at in zip(slots, rows, strict=True)]
-    stored = [_stored(cache, int(slot), at) for slot, at in zip(slots, rows, strict=True)]
+    stored = [cache.encoded_rows(int(slot), at) for slot, at in zip(slots, rows, strict=True)]
     together = {name: np.concatenate([arrays[name] for arrays in stored]) for name in stored[0]}
     roughest = [name for name in BOUNDS if name in (cache.record.precision, request.record.precision)][-1]
     found = deviation(cache.encoding, together, np.concatenate(live), roughest)
-    if not found.within:
-        raise FailureError(
-            f"{cache.path}: not what the teacher says: logits deviate by {found.mean:.3g} on average and "
-            f"{found.largest:.3g} at most over {samples} samples, where {roughest} allows {found.mean_bound:.3g} and "
-            f"{found.largest_bound:.3g}. Run: {request.made_by}"
-        )
+    alone = [deviation(cache.encoding, arrays, of_slot, roughest) for arrays, of_slot in zip(stored, live, strict=True)]
+    for where, one in [("", found), *((f" in slot {slot}", one) for slot, one in zip(slots, alone, strict=True))]:
+        if not one.within:
+            raise FailureError(
+                f"{cache.path}: not what the teacher says{where}: logits deviate by {one.mean:.3g} on average and "
+                f"{one.largest:.3g} at most over {samples} samples, where {roughest} allows {one.mean_bound:.3g} and "
+                f"{one.largest_bound:.3g}. Run: {cache.made_by}"
+            )
     return Verified(samples, **asdict(found))
-
-
-def _stored(cache: CacheReader, slot: int, at_n: np.ndarray) -> Arrays:
-    return {name: cache.read(f"slots/{slot}/{name}", at_n) for name in cache.encoding.arrays(0)}

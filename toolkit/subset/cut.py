@@ -38,7 +38,7 @@ def cut_bundle(
         _carry_targets(folder, bundle)
         for cache in caches:
             if adds_to(bundle, cache):
-                cut_targets(cache, bundle)
+                cut_targets(cache, bundle, train)
     return record
 
 
@@ -59,7 +59,7 @@ def _carry_targets(folder: Path, bundle: Bundle) -> None:
 
 
 def adds_to(bundle: Bundle, cache: CacheReader) -> bool:
-    """Whether the bundle's targets lack views that the cache holds, or are of what the teacher no longer is."""
+    """Whether the bundle's targets lack views that the cache holds, or are of what cache or teacher no longer are."""
     path = bundle.targets_path(cache.record.teacher)
     if not path.is_file():
         return True
@@ -67,23 +67,41 @@ def adds_to(bundle: Bundle, cache: CacheReader) -> bool:
         found, ours = targets.record.identity(), cache.record.identity()
         stored_otherwise = any(found[name] != ours[name] for name in ("encoding", "precision"))
         outdated = any(found[name] != ours[name] for name in ours.keys() - {"encoding", "precision"})
+        outdated = outdated or _cache_was_remade(targets, cache)
         return outdated or targets.slots < cache.slots or (stored_otherwise and targets.slots == cache.slots)
 
 
-def cut_targets(cache: CacheReader, bundle: Bundle) -> Path:
-    """Writes targets/<teacher>.h5 from the cache's rows. Raises FailureError when the cache is of other data."""
+def _cache_was_remade(targets: CacheReader, cache: CacheReader) -> bool:
+    """Whether the targets were copied from slots that the cache has since got anew, with other content."""
+    copied = targets.record.cut_from
+    return copied is not None and targets.slots <= cache.slots and cache.fingerprint(targets.slots) != copied
+
+
+def cut_targets(cache: CacheReader, bundle: Bundle, train: Beton) -> Path:
+    """Writes targets/<teacher>.h5 from the cache's rows, or adds the views that it lacks.
+
+    Raises FailureError when the cache is of other data, or of views that are drawn otherwise now.
+    """
     record = cache.record
     if record.data_fingerprint != bundle.data.train_fingerprint:
         raise FailureError(
             f"{cache.path}: made from {record.dataset} ({record.data_fingerprint}), but the subset is of "
             f"{bundle.data.key} ({bundle.data.train_fingerprint}). Re-run: kdtool cache-teacher --force"
         )
+    cache.check_views(train.sizes_n2, cache.slots)
     rows_m, path = bundle.rows_m, bundle.targets_path(record.teacher)
-    views = cache.plan.checksums(rows_m, cache.slots, bundle.images().sizes_n2[bundle.indices_m])
-    targets = replace(record, kind="targets", views=views, command=command_line(), created=now(), versions=versions())
-    held = _slots_held(path, targets, bundle)
+    targets = replace(
+        record,
+        kind="targets",
+        views=cache.plan.checksums(rows_m, cache.slots, train.sizes_n2[rows_m]),
+        cut_from=cache.fingerprint(cache.slots),
+        command=command_line(),
+        created=now(),
+        versions=versions(),
+    )
+    held, made_by = _slots_held(targets, cache, bundle), bundle.targets_command(record.teacher)
     need_space(path, len(rows_m) * cache.bytes_per_view * (cache.slots - held))
-    with grown_cache(path, targets) if held else new_cache(path, targets) as out:
+    with grown_cache(path, targets, made_by) if held else new_cache(path, targets) as out:
         for slot in range(held, cache.slots):
             for name, (shape, dtype) in cache.encoding.arrays(len(rows_m)).items():
                 name = f"slots/{slot}/{name}"
@@ -96,10 +114,14 @@ def cut_targets(cache: CacheReader, bundle: Bundle) -> Path:
     return path
 
 
-def _slots_held(path: Path, wanted: CacheRecord, bundle: Bundle) -> int:
-    """How many slots of the targets at `path` can stay as they are: none, or all where only views are missing."""
+def _slots_held(wanted: CacheRecord, cache: CacheReader, bundle: Bundle) -> int:
+    """How many slots of the targets that are there can stay: all of them where only views are missing, else none."""
+    path = bundle.targets_path(wanted.teacher)
     if not path.is_file():
         return 0
     with open_cache(path, bundle.targets_command(wanted.teacher)) as targets:
-        grows = targets.record.identity() == wanted.identity() and np.array_equal(targets.read("rows"), bundle.rows_m)
-        return targets.slots if grows and targets.slots < wanted.slots else 0
+        found = targets.record
+        same = found.identity() == wanted.identity() and found.views == wanted.views[: targets.slots]
+        copied = found.cut_from is not None and not _cache_was_remade(targets, cache)
+        grows = same and copied and targets.slots < wanted.slots
+        return targets.slots if grows and np.array_equal(targets.read("rows"), bundle.rows_m) else 0

@@ -62,10 +62,11 @@ class TeacherPass:
     dtype: torch.dtype
     precision: str
     batch_size: int
+    workers: int = 2
 
     def reader(self, split: Beton, plan: Plan) -> ViewReader:
         """What draws the views of a split for this teacher."""
-        return ViewReader(split, plan, self.batch_size, self.device)
+        return ViewReader(split, plan, self.batch_size, self.device, self.workers)
 
     def run(self, views: ViewReader, positions_n: np.ndarray, slot: int) -> tuple[np.ndarray, np.ndarray]:
         """(logits (n, c), features (n, d) float16) of the views of `slot` of the rows at `positions_n`.

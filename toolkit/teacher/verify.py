@@ -11,10 +11,10 @@ import numpy as np
 
 from toolkit.formats.encodings import TAIL_TEMPERATURES, Arrays, Encoding, FullLogits, Int8Logits, TopLogits
 
-# The mean and the largest deviation that rounding explains, as shares of the range of the teacher's logits. The same
+# The mean and the largest deviation that rounding explains, as shares of the typical range of a row's logits. The same
 # image in another batch, on other threads or another machine, is summed in another order. Measured: bfloat16 against
-# float32 0.0006 and 0.013; another view of the same image 0.026 and 0.22 at least (python -m benchmarks.deviation).
-BOUNDS = {"float64": (1e-9, 1e-8), "float32": (5e-4, 5e-3), "bfloat16": (3e-3, 6e-2)}
+# float32 0.001 and 0.021; another view of the same image 0.042 and 0.36 at least (python -m benchmarks.deviation).
+BOUNDS = {"float64": (1e-9, 1e-8), "float32": (1e-3, 1e-2), "bfloat16": (5e-3, 0.1)}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def deviation(encoding: Encoding, stored: Arrays, live_nc: np.ndarray, precision
     with np.errstate(invalid="ignore"):  # what is stored may not be finite: it is never within bounds
         ours, live = _compared(encoding, stored, live_nc)
         found, rounding = np.abs(ours - live), _rounding(encoding, stored, ours)
-    span = float(live_nc.max() - live_nc.min())
+    span = typical_range(live_nc)
     mean_share, largest_share = BOUNDS[precision]
     return Deviation(
         mean=float(found.mean()),
@@ -47,6 +47,11 @@ def deviation(encoding: Encoding, stored: Arrays, live_nc: np.ndarray, precision
         mean_bound=mean_share * span + float(rounding.mean()),
         largest_bound=largest_share * span + float(rounding.max()),
     )
+
+
+def typical_range(logits_nc: np.ndarray) -> float:
+    """The median row's largest logit less its smallest: one odd class or row does not widen the bounds."""
+    return float(np.median(logits_nc.max(axis=1) - logits_nc.min(axis=1)))
 
 
 def _compared(encoding: Encoding, stored: Arrays, live_nc: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

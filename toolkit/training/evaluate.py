@@ -37,7 +37,7 @@ def predict(
     dtype = next(model.parameters()).dtype
     mean_c, std_c = (torch.tensor(values, dtype=dtype, device=device) for values in (mean, std))
     read = FeatureReader(model.eval())
-    views = ViewReader(images, plan, EVAL_BATCH, device)
+    views = ViewReader(images, plan, EVAL_BATCH, device, workers=torch.get_num_threads())
     with torch.inference_mode(), autocast(device, precision):
         batches = (normalise(images_bhwc, mean_c, std_c) for images_bhwc in views.slot(positions_n, 0))
         return torch.cat([read(x_bchw)[1].argmax(dim=1) for x_bchw in batches]).cpu()

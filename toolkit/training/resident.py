@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from toolkit.core.errors import UsageError
-from toolkit.training.showing import Batch, Showing, Targets
+from toolkit.training.showing import Batch, Showing
+from toolkit.training.targets import Targets
 from toolkit.views.plan import Plan
 from toolkit.views.render import Renderer, normalise
 
@@ -39,8 +39,6 @@ class ResidentSource:
     ) -> None:
         if not len(images_nhwc) == len(labels_n) == len(rows_n):
             raise ValueError(f"{len(images_nhwc)} images, {len(labels_n)} labels, {len(rows_n)} row numbers")
-        if targets is not None and targets.rows != len(rows_n):
-            raise UsageError(f"targets are for {targets.rows} rows, the images are {len(rows_n)}")
         self.batch_size, self._device = batch_size, device
         self.showing = Showing(rows_n, plan, seed, targets)
         self._renderer = Renderer(torch.from_numpy(np.ascontiguousarray(images_nhwc)).to(device), plan)

@@ -3,7 +3,7 @@
 Views and targets depend only on (seed, epoch, row number), and the order on (seed, epoch, how many rows): never on the
 batch or the device.
 
-Shapes: n rows, b batch, c classes, k cached slots, v views of the family.
+Shapes: n rows, b batch, c classes, k cached slots.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from toolkit.core.errors import UsageError
 from toolkit.core.hashing import rng_for
-from toolkit.training.targets import MATCHES as MATCHES
 from toolkit.training.targets import Targets, TopK
 from toolkit.views.plan import Plan
-from toolkit.views.schedule import nearest_slots, slots_shown
+from toolkit.views.schedule import geometry_of_slots, nearest_slots, slots_shown
 
 _SALT_ORDER = 0x0DE5
 
@@ -46,10 +46,15 @@ class Showing:
     ) -> None:
         self.rows_n, self.plan, self.seed = np.asarray(rows_n, dtype=np.int64), plan, seed
         self.sizes_n2 = np.tile((plan.height, plan.width), (len(rows_n), 1)) if sizes_n2 is None else sizes_n2
+        if targets is not None and targets.rows != len(rows_n):
+            raise UsageError(f"targets are for {targets.rows} rows, the images are {len(rows_n)}")
         self.match = targets.match if targets else None
-        self._cached = targets.slots if targets else 0
-        self._slots = self._cached if self.match == "exact" else plan.size
+        self._slots = targets.slots if targets and self.match == "exact" else plan.size
         self._views_nk = plan.views(self.rows_n, self._slots)
+        self._cached_nkg = None
+        if targets and self.match == "nearest":
+            cached_nk = self._views_nk[:, : targets.slots]
+            self._cached_nkg = geometry_of_slots(plan, self.rows_n, cached_nk, self.sizes_n2)
 
     def __len__(self) -> int:
         return len(self.rows_n)
@@ -61,9 +66,8 @@ class Showing:
         """The view each row shows in `epoch`, and the row of the target table's first axis it gets: two (n,) int64."""
         slot_n = slots_shown(self.rows_n, epoch, self._slots, self.seed)
         view_n = self._views_nk[np.arange(len(self)), slot_n].astype(np.int64)
-        if self.match == "nearest":
-            cached_nk = self._views_nk[:, : self._cached]
-            return view_n, nearest_slots(self.plan, self.rows_n, view_n, cached_nk, self.sizes_n2)
+        if self._cached_nkg is not None:
+            return view_n, nearest_slots(self.geometry(view_n), self._cached_nkg)
         return view_n, np.zeros_like(slot_n) if self.match == "mean" else slot_n
 
     def geometry(self, view_n: np.ndarray) -> np.ndarray:

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from toolkit.core.errors import UsageError
 from toolkit.formats.beton import Beton
-from toolkit.training.showing import Batch, Showing, Targets
+from toolkit.training.showing import Batch, Showing
+from toolkit.training.targets import Targets
 from toolkit.views.plan import Plan
 from toolkit.views.render import Renderer, normalise
 
@@ -47,7 +49,7 @@ class StreamSource:
         self._mean_c = torch.tensor(mean, dtype=dtype, device=device)
         self._std_c = torch.tensor(std, dtype=dtype, device=device)
         self._targets = targets.table(device, dtype, held_on=_CPU) if targets is not None else None
-        self._next_epoch = 0
+        self._next_epoch, self._begun = 0, 0
         self._boxes_n5 = None  # of every row of the file: FFCV's decoder looks them up
         decoder = None
         if not plan.finite:
@@ -78,6 +80,8 @@ class StreamSource:
         """The batches of `epoch` (from 0); the last may be smaller. Leaving early leaves no thread behind."""
         from toolkit.formats.ffcv_loader import one_epoch
 
+        self._begun += 1
+        begun = self._begun
         view_n, slot_n = self.showing.views(epoch)
         geometry_ng = self.showing.geometry(view_n)
         if self._boxes_n5 is not None:
@@ -85,6 +89,8 @@ class StreamSource:
         self.loader.next_epoch = epoch
         with one_epoch(self.loader) as batches:
             for images_bhwc, labels_b1, rows_b1 in batches:
+                if begun != self._begun:
+                    raise UsageError("this loader has begun another epoch: one at a time, or open a second loader")
                 rows_b = rows_b1[:, 0]
                 at = np.searchsorted(self.showing.rows_n, rows_b.numpy())
                 drawn_bhwc = images_bhwc.to(self._device)
