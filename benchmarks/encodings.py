@@ -369,9 +369,9 @@ def show(study: Study, lines: list[dict[str, Any]]) -> None:
 def show_fidelity(study: Study, lines: list[dict[str, Any]]) -> None:
     taus = ", ".join(map(str, TAIL_TEMPERATURES))
     print(
-        f"\n{study.dataset}: what the encodings change on random training rows, per τ {taus} unless said. Mass, loss and "
-        "length (of the gradient, both relative to full logits) are of the student half way, the last cosine of one at "
-        "initialisation; KL is from the stored outcomes to the true ones.\n"
+        f"\n{study.dataset}: what the encodings change on random training rows, per τ {taus} unless said. Mass, loss "
+        "and length (of the gradient, both relative to full logits) are of the student half way, the last cosine of "
+        "one at initialisation; KL is from the stored outcomes to the true ones.\n"
     )
     header = ["encoding", "mass kept", "loss / full", "length", "cosine at start", "KL, τ 3", "KL, τ 4"]
     print(table(header, list(fidelity_rows(study, lines))))

@@ -9,7 +9,7 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.machine import in_words, read_lines
-from benchmarks.views import EVERY, FILE, LIVE, NO_KD
+from benchmarks.views import EVERY, FILE, LIVE, NO_KD, SEEDS
 from toolkit.report.statistics import Ratio, mean_and_sigma, paired_difference, paired_ratio
 from toolkit.report.tables import table
 
@@ -20,13 +20,20 @@ MARGIN = 0.3  # points between a live teacher and a view per epoch
 Group = dict[str, dict[int, dict[str, Any]]]  # cell, seed: the record
 
 
-def groups(lines: list[dict[str, Any]]) -> dict[tuple[str, float], Group]:
-    """The records of each data set and fraction."""
-    found: dict[tuple[str, float], Group] = {}
+def groups(lines: list[dict[str, Any]]) -> tuple[dict[tuple[str, float], Group], list[str]]:
+    """(the records of each data set and fraction, of the cells that have all seeds; the others, in words)"""
+    every: dict[tuple[str, float], Group] = {}
     for line in lines:
-        group = found.setdefault((line["dataset"], line["fraction"]), {})
+        group = every.setdefault((line["dataset"], line["fraction"]), {})
         group.setdefault(line["cell"], {})[line["seed"]] = line
-    return found
+    whole = {key: {c: s for c, s in group.items() if len(s) == len(SEEDS)} for key, group in every.items()}
+    begun = [
+        f"{dataset} {fraction:g}, {cell}: {len(seeds)} of {len(SEEDS)} seeds"
+        for (dataset, fraction), group in sorted(every.items())
+        for cell, seeds in group.items()
+        if len(seeds) < len(SEEDS)
+    ]
+    return whole, begun
 
 
 def paired(group: Group, measure: str, *cells: str) -> list[list[float]]:
@@ -55,18 +62,20 @@ def rows_of(group: Group) -> list[list[str]]:
     rows = []
     for cell in sorted(group, key=by_views):
         values = [mean_and_sigma([line[measure] for line in group[cell].values()]) for measure in ("holdout", "top1")]
-        shares = ["", ""]
-        if cell not in (NO_KD.name, EVERY.name) and len(gains(group, "top1", cell)[0]) > 1:
-            found = [retained(group, measure, cell) for measure in ("holdout", "top1")]
-            shares = [f"{share.ratio:.2f} [{share.low:.2f}, {share.high:.2f}]" for share in found]
-        rows.append([cell, values[0], shares[0], values[1], shares[1], str(len(group[cell]))])
+        share, gain = "", ""
+        if cell != NO_KD.name:
+            difference = paired_difference(*paired(group, "top1", cell, NO_KD.name))
+            gain = f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
+        if cell not in (NO_KD.name, EVERY.name):
+            kept = retained(group, "holdout", cell)
+            share = f"{kept.ratio:.2f} [{kept.low:.2f}, {kept.high:.2f}]"
+        rows.append([cell, values[0], share, values[1], gain, str(len(group[cell]))])
     return rows
 
 
 def chosen(studies: list[Group]) -> str | None:
     """The cell that the rule takes, of those that every one of the studies has; None where none passes."""
     common = set.intersection(*(set(group) for group in studies)) - {NO_KD.name, LIVE.name, EVERY.name}
-    common = {cell for cell in common if all(len(gains(group, "holdout", cell)[0]) > 1 for group in studies)}
     passing = [c for c in common if all(retained(group, "holdout", c).low >= LEAST_RETAINED for group in studies)]
     views: Callable[[str], tuple[int, float]] = lambda c: (  # noqa: E731
         int(c.split()[0]),
@@ -77,6 +86,8 @@ def chosen(studies: list[Group]) -> str | None:
 
 def live_against_cached(studies: list[Group]) -> str:
     pairs = [paired(group, "top1", LIVE.name, EVERY.name) for group in studies if LIVE.name in group]
+    if not pairs:
+        return "no live teacher"
     found = paired_difference([x for live, _ in pairs for x in live], [x for _, every in pairs for x in every])
     verdict = "within" if max(abs(found.low), abs(found.high)) <= MARGIN else "not within"
     return (
@@ -120,8 +131,8 @@ def main() -> None:
     lines = read_lines(FILE)
     if not lines:
         sys.exit(f"{FILE}: no results yet. Run: python -m benchmarks.views")
-    found = groups(lines)
-    header = ["views and match", "held out, %", "gain kept", "test, %", "gain kept", "seeds"]
+    found, begun = groups(lines)
+    header = ["views and match", "held out, %", "gain kept", "test, %", "gain over no KD", "seeds"]
     for (dataset, fraction), group in sorted(found.items()):
         print(f"\n{dataset}, {fraction:g} of the rows\n\n{table(header, rows_of(group))}")
     first = lines[0]
@@ -129,6 +140,9 @@ def main() -> None:
     for dataset in sorted({dataset for dataset, _ in found}):
         studies = [group for (name, _), group in sorted(found.items()) if name == dataset]
         print(f"{dataset}: the rule takes {chosen(studies) or 'none'}; {live_against_cached(studies)}")
+    print(f"all of them: the rule takes {chosen(list(found.values())) or 'none'}")
+    if begun:
+        print(f"begun, and left out: {'; '.join(begun)}")
     if "--plot" in sys.argv:
         plot(found)
 

@@ -28,7 +28,7 @@ import torch
 from tests.conftest import kdtool, made
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.locks import only_writer
-from toolkit.formats.bundle import open_bundle
+from toolkit.formats.bundle import open_bundle, rows_fingerprint
 from toolkit.formats.cache import new_cache, open_cache
 from toolkit.formats.checkpoint import load_checkpoint, save_checkpoint, save_torch
 from toolkit.formats.parts import Parts
@@ -548,7 +548,7 @@ def test_targets_for_other_rows_are_seen_by_inspect(ours: Path):
 def test_an_unfinished_cache_of_another_identity_is_not_gone_on_with(ours: Path, change: dict[str, str]):
     folder = cache_of(ours).with_name("cache.h5.parts")
     with open_cache(cache_of(ours)) as cache:
-        identity = {**cache.record.identity(), "kind": "cache", "rows": len(cache), **change}
+        identity = {**cache.record.identity(), "kind": "cache", "rows": rows_fingerprint(cache.read("rows")), **change}
     Parts(folder, identity).save("train-slot-00002-rows-0000000000", logits=np.zeros((1442, 10), np.float16))
     (name, found), *_ = change.items()
     refused(ours, CACHE_MORE, 1, "unfinished work of another kind", f"{name} was {found}", "--force")
@@ -557,7 +557,7 @@ def test_an_unfinished_cache_of_another_identity_is_not_gone_on_with(ours: Path,
 def test_a_damaged_part_is_named_and_a_part_of_unknown_work_is_not_used(ours: Path):
     folder = cache_of(ours).with_name("cache.h5.parts")
     with open_cache(cache_of(ours)) as cache:
-        identity = {**cache.record.identity(), "kind": "cache", "rows": len(cache)}
+        identity = {**cache.record.identity(), "kind": "cache", "rows": rows_fingerprint(cache.read("rows"))}
     key = "train-slot-00002-rows-0000000000"
     Parts(folder, identity).save(key, logits=np.zeros((1442, 10), np.float16))
     truncated(folder / f"{key}.npz", 1000)

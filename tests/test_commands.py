@@ -81,7 +81,7 @@ def test_the_three_commands_run_as_they_stand(tmp_path: Path, monkeypatch: pytes
     limit = ["--limit", "200"]
     cache = made("cache-teacher", *limit)
     assert cache["path"] == "kdtool-work/teachers/fashion-mnist-resnet20/cache-limit-200.h5"
-    assert (cache["rows"], cache["views"], cache["classes"], cache["bytes_per_view"]) == (200, 4, 10, 20)
+    assert (cache["rows"], cache["views"], cache["classes"], cache["bytes_per_view"]) == (200, 2, 10, 20)
     assert cache["teacher_top1"] > 85
     subset = made("build-subset", "--frac", "0.5", *limit)
     assert (subset["rows"], subset["fraction"], subset["method"]) == (100, 0.5, "random")
@@ -90,7 +90,7 @@ def test_the_three_commands_run_as_they_stand(tmp_path: Path, monkeypatch: pytes
     assert run["teacher_forward_passes"] == 0
     assert {"path", "top1", "agreement", "alpha", "temperature", "epochs", "images_per_s"} <= run.keys()
     record = json.loads((Path(run["path"]) / "run.json").read_text())
-    assert record["teacher_images_behind_targets"] == 200 * 4 + 200
+    assert record["teacher_images_behind_targets"] == 200 * 2 + 200
     assert {"settings", "versions", "command", "created"} <= record.keys()
     assert len((Path(run["path"]) / "metrics.jsonl").read_text().splitlines()) == 2
 

@@ -347,7 +347,10 @@ def test_a_dry_run_packs_at_most_and_says_what_students_repay_it(tmp_path: Path)
     before = state_of(tmp_path)
     shown = kdtool(*CACHE, "--views", "8", "--dry-run", *words).stdout
     assert "108 teacher passes" in shown and "MB (20 bytes a view, float16)" in shown and "minutes" in shown
-    assert "students of 30 epochs" in shown and "1 at fraction 0.3, 1 at fraction 0.5, 1 at fraction 1" in shown
+    assert (
+        "students of 30 epochs" in shown
+        and "1 on 30% of the rows, 1 on 50% of the rows, 1 on 100% of the rows" in shown
+    )
     assert state_of(tmp_path) == before
 
 

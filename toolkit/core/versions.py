@@ -8,7 +8,7 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def versions() -> dict[str, str]:
