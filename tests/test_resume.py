@@ -319,7 +319,6 @@ def test_law_4_sixty_kills_at_random_moments_of_a_growing_cache_are_recovered_fr
             step = (step + 1) % len(STEPS)
             if step == 0:
                 shutil.rmtree(workspace / "teachers")
-    print("HIT", writing_s, sorted(hit.items()))
     assert saved == KILLS, f"{saved} of {hit}"
     assert len(hit) >= 6, f"kills of too few kinds to prove anything: {hit}"
 
