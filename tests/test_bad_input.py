@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import struct
@@ -59,7 +60,8 @@ class Ended:
 
 def fails(result: Any, code: int, *words: str, progress: int = 0) -> str:
     """The command's one line, after `progress` lines of a run that had begun: with this exit code and these words."""
-    lines = result.stderr.splitlines()
+    rates = re.compile(r"[a-z-]+( \d+/\d+)?: [\d,]+ of [\d,]+ img, .* left")  # shown where the machine is busy
+    lines = [line for line in result.stderr.splitlines() if not rates.fullmatch(line)]
     assert result.exit_code == code, f"exit code {result.exit_code}: {result.stderr}{result.stdout}"
     assert len(lines) == 1 + progress, f"not one line: {result.stderr}"
     assert result.stdout == ""

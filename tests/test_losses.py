@@ -236,7 +236,7 @@ def test_a_student_that_says_what_a_top_k_teacher_says_has_no_loss():
 
 @pytest.mark.parametrize("temperature", [0.5, 0.999])
 def test_top_k_refuses_temperatures_below_1(temperature):
-    with pytest.raises(UsageError, match=r"--temperature 0\..* from 1. Cache with --encoding float16"):
+    with pytest.raises(UsageError, match=r"--temperature 0\..* from 1. Run: .* --encoding float16 --force"):
         soft_target_loss(logits(0), top(logits(1), 3), temperature)
 
 
