@@ -88,7 +88,7 @@ def work_for(request: Request, old: CacheReader | None) -> Work:
     done = Parts(request.path.with_name(f"{request.path.name}.parts"), identity)
     new = range(0 if old is None else old.slots, record.slots)
     test_rows = request.data.record.test_rows
-    return Work(parts_of("train", rows, new), [] if old else parts_of("test", test_rows, range(1)), done)
+    return Work(parts_of("train", rows, new), [] if old is not None else parts_of("test", test_rows, range(1)), done)
 
 
 def _run(request: Request, old: CacheReader | None, force: bool, progress: Progress) -> float:
@@ -122,7 +122,7 @@ def _run(request: Request, old: CacheReader | None, force: bool, progress: Progr
     )
     seconds = time.perf_counter() - start_s
     # by parts, not by this process: a killed run's finished parts are behind these logits too
-    images = work.images + (old.record.teacher_images if old else 0)
+    images = work.images + (0 if old is None else old.record.teacher_images)
     views = plan.checksums(rows_n, record.slots, train.sizes_n2[rows_n])
     finished = replace(record, teacher_images=images, views=views)
     join(request, finished, Pieces(len(rows_n), encoding, old, work.done), train, test)
