@@ -14,10 +14,10 @@ from click.testing import Result
 from PIL import Image, ImageFont
 
 from tests.conftest import kdtool, made
+from toolkit.data.pack import first_of_each_class
 from toolkit.formats.bundle import open_bundle
 from toolkit.formats.dataset import PackedData, open_packed
 from toolkit.formats.views_of import ViewReader
-from toolkit.pipeline.views import first_of_each_class
 from toolkit.report.montage import Layout, class_label, montage
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.progress import Progress, silent
-from toolkit.data.sources import Arrays, source_named
+from toolkit.data.sources import Arrays, place_in_class, source_named
 from toolkit.formats.beton import open_beton
 from toolkit.formats.dataset import SPLITS, DataRecord, data_key
 
@@ -24,13 +24,14 @@ class _Samples:
         return self.images_nhwc[row], int(self.labels_n[row])
 
 
+def first_of_each_class(labels_n: np.ndarray, count: int) -> np.ndarray:
+    """Positions of the first rows of each class in turn: every class's first, then every class's second, …"""
+    return np.lexsort((labels_n, place_in_class(labels_n)))[:count]
+
+
 def balanced_head(labels_n: np.ndarray, limit: int) -> np.ndarray:
     """The first `limit` rows when classes take turns, in row order: (limit,) int64. All rows where there are fewer."""
-    turn_n = np.empty(len(labels_n), dtype=np.int64)
-    for label in np.unique(labels_n):
-        members = np.flatnonzero(labels_n == label)
-        turn_n[members] = np.arange(len(members))
-    return np.sort(np.lexsort((labels_n, turn_n))[:limit])
+    return np.sort(first_of_each_class(labels_n, limit))
 
 
 def _limited(arrays: Arrays, limit: int | None) -> Arrays:

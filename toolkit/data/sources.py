@@ -121,6 +121,15 @@ def _torchvision(name: str, torchvision_class: str, data_dir: Path | None, **spl
         ) from error
 
 
+def place_in_class(labels_n: np.ndarray) -> np.ndarray:
+    """Each row's place among the rows of its class, from 0: (n,) int64."""
+    place_n = np.empty(len(labels_n), dtype=np.int64)
+    by_class_n = np.argsort(labels_n, kind="stable")
+    sorted_n = labels_n[by_class_n]
+    place_n[by_class_n] = np.arange(len(labels_n)) - np.searchsorted(sorted_n, sorted_n)
+    return place_n
+
+
 def _load_digits(name: str, torchvision_class: str, split: str, data_dir: Path | None) -> Arrays:
     """scikit-learn's 1,797 real 8 × 8 digits; every fifth row of each class, in row order, is the test split."""
     from sklearn.datasets import load_digits
@@ -128,11 +137,7 @@ def _load_digits(name: str, torchvision_class: str, split: str, data_dir: Path |
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     labels = digits.target.astype(np.int64)
-    rank_in_class = np.empty(len(labels), dtype=np.int64)
-    for label in range(10):
-        members = np.flatnonzero(labels == label)
-        rank_in_class[members] = np.arange(len(members))
-    chosen = (rank_in_class % 5 == 4) == (split == "test")
+    chosen = (place_in_class(labels) % 5 == 4) == (split == "test")
     return as_rgb(images[chosen]), labels[chosen]
 
 

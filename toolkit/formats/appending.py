@@ -34,7 +34,7 @@ _SUPERBLOCK_BYTES = 48
 _PAGE_BYTES = 4096
 
 # What h5py raises somewhere within a damaged file; a refused write is never among it (see DeferringFile).
-_DAMAGE = (OSError, RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError, MemoryError)
+DAMAGE = (OSError, RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError, MemoryError)
 
 
 def lookup3(data: bytes) -> int:
@@ -194,7 +194,7 @@ def appending(path: Path, made_by: str) -> Iterator[tuple[h5py.Group, DeferringF
 
 
 @contextmanager
-def _named(path: Path, made_by: str, kinds: tuple[type[Exception], ...] = _DAMAGE) -> Iterator[None]:
+def _named(path: Path, made_by: str, kinds: tuple[type[Exception], ...] = DAMAGE) -> Iterator[None]:
     """What h5py raises on a damaged file, as the user's error."""
     try:
         yield

@@ -29,15 +29,12 @@ from toolkit.core.errors import FailureError, UsageError, unknown_name
 from toolkit.core.files import DeferringFile, whole_file
 from toolkit.core.hashing import fingerprint
 from toolkit.core.records import record_of
-from toolkit.formats.appending import appending
+from toolkit.formats.appending import DAMAGE, LIBVER, appending
 from toolkit.formats.encodings import Arrays, Encoding
 from toolkit.views.plan import Plan
 
 SCHEMA = 2
 BLOCK_ROWS = 8192
-
-# What h5py raises somewhere within a damaged file.
-_DAMAGE = (OSError, RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -125,7 +122,7 @@ def new_cache(path: Path, record: CacheRecord) -> Iterator[CacheWriter]:
     with (
         whole_file(path) as temporary,
         DeferringFile(temporary) as disk,
-        h5py.File(disk, "w", libver=("v108", "v110")) as file,  # from 1.8 on, HDF5 checksums its own tables
+        h5py.File(disk, "w", libver=LIBVER) as file,  # from 1.8 on, HDF5 checksums its own tables
     ):
         file.attrs["schema"] = SCHEMA
         file.attrs["record"] = json.dumps(asdict(record))
@@ -169,7 +166,7 @@ class CacheReader:
         """The names of the scores, each with its definition, paper and equation."""
         try:
             return {name: dict(dataset.attrs) for name, dataset in self._file.get("scores", {}).items()}
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise self._unreadable("scores", error) from error
 
     @property
@@ -187,7 +184,7 @@ class CacheReader:
         try:
             if name in self._file and f"checksums/{name}" in self._file:
                 return self._file[name]
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise self._unreadable(name, error) from error
         raise FailureError(f"{self.path}: lacks /{name}. Run: {self.made_by}")
 
@@ -197,7 +194,7 @@ class CacheReader:
         try:
             block = dataset[number * BLOCK_ROWS : (number + 1) * BLOCK_ROWS]
             expected = int(self._file[f"checksums/{name}"][number])
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise self._unreadable(name, error) from error
         if zlib.crc32(np.ascontiguousarray(block).data) != expected:
             raise FailureError(
@@ -263,7 +260,7 @@ class CacheReader:
         names: list[str] = []
         try:
             self._file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise self._unreadable("", error) from error
         return [name for name in names if not name.startswith("checksums/")]
 
@@ -318,6 +315,6 @@ def open_cache(path: Path, made_by: str = "kdtool cache-teacher --force") -> Ite
     with file:
         try:
             record = _checked_record(file)
-        except (*_DAMAGE, FailureError) as error:
+        except (*DAMAGE, FailureError) as error:
             raise FailureError(f"{path}: not a cache of this version ({_reason(error)}). Run: {made_by}") from error
         yield CacheReader(file, path, record, made_by)

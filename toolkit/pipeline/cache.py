@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ def cache_teacher(
         result = _result(request, cache, seconds, images, unchanged)
         # one that is there already too: an earlier run may have failed just here
         slots = np.arange(first_new, cache.slots)[-VERIFIED_SLOTS:]
-        return result | ({"verified": asdict(verified(request, cache, VERIFIED_SAMPLES, 0, slots))} if verify else {})
+        return result | ({"verified": verified(request, cache, VERIFIED_SAMPLES, 0, slots)} if verify else {})
 
 
 def usable(stack: ExitStack, request: Request) -> CacheReader | None:
@@ -100,26 +100,11 @@ def _run(request: Request, old: CacheReader | None, force: bool, progress: Progr
     work, plan = work_for(request, old), request.data.record.plan
     need_space(request.path, 2 * work.images * encoding.bytes_per_view)
     start_s = time.perf_counter()
-    run_parts(
-        request.teacher,
-        train,
-        lambda part: rows_n[part.start : part.stop],
-        plan,
-        encoding,
-        work.train,
-        work.done,
-        progress,
-    )
-    run_parts(
-        request.teacher,
-        test,
-        lambda part: np.arange(part.start, part.stop),
-        plan,
-        encoding,
-        work.test,
-        work.done,
-        progress,
-    )
+    for split, positions, todo in [
+        (train, lambda part: rows_n[part.start : part.stop], work.train),
+        (test, lambda part: np.arange(part.start, part.stop), work.test),
+    ]:
+        run_parts(request.teacher, split, positions, plan, encoding, todo, work.done, progress)
     seconds = time.perf_counter() - start_s
     # by parts, not by this process: a killed run's finished parts are behind these logits too
     images = work.images + (0 if old is None else old.record.teacher_images)

@@ -5,7 +5,7 @@ Shapes: n rows of a sample.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -20,17 +20,6 @@ from toolkit.teacher.verify import BOUNDS, deviation
 
 _SALT = 0x7E51F1
 _MADE_OTHERWISE = ("precision", "encoding")  # a cache can be verified on a machine that would not have made it so
-
-
-@dataclass(frozen=True)
-class Verified:
-    """Deviations in logits: the mean over the sample, the largest, and the bounds of both."""
-
-    samples: int
-    mean: float
-    largest: float
-    mean_bound: float
-    largest_bound: float
 
 
 def verify_cache(
@@ -53,11 +42,11 @@ def verify_cache(
         cache.check_views(request.data.split("train").sizes_n2[request.rows_n], cache.slots)
         result = verified(request, cache, samples, seed, np.arange(cache.slots))
         stored = {"encoding": cache.record.encoding, "precision": cache.record.precision, "views": cache.slots}
-        return {"path": str(request.path), "teacher": cache.record.teacher, **stored, **asdict(result)}
+        return {"path": str(request.path), "teacher": cache.record.teacher, **stored, **result}
 
 
-def verified(request: Request, cache: CacheReader, samples: int, seed: int, among: np.ndarray) -> Verified:
-    """Asks about `samples` rows of the slots `among`, or of as many of them as there are samples.
+def verified(request: Request, cache: CacheReader, samples: int, seed: int, among: np.ndarray) -> dict[str, Any]:
+    """Asks about `samples` rows of the slots `among`, or of as many of them as there are samples: their Deviation.
 
     Raises FailureError when all of them together, or those of one slot, deviate from the live teacher by more than
     BOUNDS allow.
@@ -81,4 +70,4 @@ def verified(request: Request, cache: CacheReader, samples: int, seed: int, amon
                 f"{one.largest:.3g} at most over {samples} samples, where {roughest} allows {one.mean_bound:.3g} and "
                 f"{one.largest_bound:.3g}. Run: {cache.made_by}"
             )
-    return Verified(samples, **asdict(found))
+    return {"samples": samples, **asdict(found)}

@@ -16,6 +16,7 @@ from PIL import Image
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.files import whole_file
 from toolkit.core.progress import Progress, silent
+from toolkit.data.pack import first_of_each_class
 from toolkit.formats.beton import Beton
 from toolkit.formats.views_of import ViewReader
 from toolkit.formats.workspace import Workspace
@@ -89,15 +90,6 @@ def views_of(beton: Beton, plan: Plan, rows_r: np.ndarray, slots: int) -> np.nda
     reader = ViewReader(beton, plan, len(rows_r), torch.device("cpu"))
     slots_krhw3 = [torch.cat(list(reader.slot(rows_r, slot))).numpy() for slot in range(slots)]
     return np.stack(slots_krhw3, axis=1)
-
-
-def first_of_each_class(labels_n: np.ndarray, count: int) -> np.ndarray:
-    """Positions of the first rows of each class in turn: every class's first, then every class's second, …"""
-    by_class_n = np.argsort(labels_n, kind="stable")
-    sorted_n = labels_n[by_class_n]
-    place_n = np.empty(len(labels_n), dtype=np.int64)  # of a row among those of its class
-    place_n[by_class_n] = np.arange(len(labels_n)) - np.searchsorted(sorted_n, sorted_n)
-    return np.lexsort((labels_n, place_n))[:count]
 
 
 def _asked_for(row_numbers: Sequence[int], rows_n: np.ndarray, where: str) -> np.ndarray:
