@@ -3,10 +3,10 @@ PYTHON ?= python3
 RUN = $(VENV)/bin/
 export PYTHON
 
-.PHONY: help setup demo test test-all lint bench
+.PHONY: help setup demo test test-all lint bench bench-live bench-students bench-gpu
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | awk -F: '{printf "make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | awk -F: '{printf "make %-14s %s\n", $$1, $$2}'
 	@echo "another environment: make VENV=dir …    another interpreter: make setup PYTHON=python3.12"
 
 setup: ## install everything into .venv (Debian and Ubuntu; as root or with sudo); again takes seconds
@@ -26,5 +26,14 @@ lint: setup ## ruff and mypy
 	@$(RUN)ruff format --check .
 	@$(RUN)mypy
 
-bench: setup ## throughput of each stage beside its bound
+bench: setup ## throughput of each stage beside its bound (8 minutes)
 	@$(RUN)python -m benchmarks.throughput
+
+bench-live: setup ## kdtool's loop beside a live teacher's, in turn (4 minutes)
+	@$(RUN)python -m benchmarks.live
+
+bench-students: setup ## five students from packing on, beside live-teacher runs (20 minutes; a stopped one goes on)
+	@$(RUN)python -m benchmarks.students
+
+bench-gpu: setup ## the same on a GPU (under 8 minutes; DATA=folder of Fashion-MNIST's files, where not downloaded)
+	@$(RUN)python -m benchmarks.throughput --gpu $(if $(DATA),--data-dir $(DATA))

@@ -112,7 +112,7 @@ def taught_bundle(study: Study, seed: int) -> tuple[Bundle, np.ndarray]:
     cache_teacher(WORKSPACE, **asked, threads=1, progress=on_stderr)
     bundle = open_bundle(WORKSPACE.subset(name))
     with open_cache(bundle.targets_path(study.teacher)) as cache:
-        return bundle, cache.encoded(min(study.epochs, cache.slots))["logits"]
+        return bundle, cache.encoded(min(study.epochs, cache.slots))["logits"].in_memory()
 
 
 def encoded(logits_knc: np.ndarray, name: str) -> Targets:

@@ -6,6 +6,9 @@ import json
 import os
 import platform
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,23 @@ def in_words(machine: dict[str, Any]) -> str:
     return (
         f"{machine['cores']} cores of {machine['cpu']} (bfloat16: {machine['bfloat16']}), {machine['threads']} threads"
     )
+
+
+def save(name: str, record: dict[str, Any], folder: Path = RESULTS) -> Path:
+    """Writes <name>-<date>.json, replacing one of the same day."""
+    path = folder / f"{name}-{now()[:10]}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    return path
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder on the disk that workspaces lie on, gone afterwards: /tmp is often memory, which is no disk."""
+    above = RESULTS.parent.parent / "kdtool-work"
+    above.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=above) as folder:
+        yield Path(folder)
 
 
 def append(path: Path, record: dict[str, Any]) -> None:

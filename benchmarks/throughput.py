@@ -1,198 +1,188 @@
-"""make bench: each stage's rate beside its bound, measured in turn in one run on Fashion-MNIST.
+"""make bench: each stage's rate beside its bound, in turn in one run, on Fashion-MNIST; 5 to 8 minutes on two cores.
 
-    python -m benchmarks.throughput [--save]     # --save writes results/throughput-<date>.json
+    python -m benchmarks.throughput [--save] [--quick]      # --save writes results/throughput-<date>.json
+    python -m benchmarks.throughput --gpu …                 # on a GPU: see benchmarks/gpu.py
 
-Stage and bound alternate, and the ratio is taken round by round, so that a drifting machine favours neither.
+- pack counts decoding the source, checking, FFCV's writer, fingerprints and fsync. Bound: the slower of decoding alone
+  and writing the same bytes with fsync.
+- build-subset counts choosing the half, copying its frames, fingerprint, records and fsync. Bound: copying the image
+  file it wrote, in this process, with fsync.
+- cache-teacher counts drawing the views, the teacher, encoding, and saving each part with fsync. Bound: the teacher's
+  forward pass on one batch, over and over, same precision.
+- distill counts whole epochs: waiting for data, the step, progress, the look at the losses. Bound: the student's
+  forward, loss, backward and optimizer step on one batch, over and over, same precision, compiled or not alike.
 
-| stage | bound |
-|---|---|
-| pack | writing the training split's bytes, fsync; decoding gzip and checking are in the rate, not in the bound |
-| cache-teacher | the teacher's forward pass on one resident batch, repeated, same precision |
-| build-subset | copying the subset's bytes in this process, fsync on both sides |
-| distill | the student's forward, backward and optimizer step on one resident batch, repeated, same precision |
+build-subset runs on Fashion-MNIST and on the same frames enlarged to 112 × 112, whose half is of more than 1 GiB.
+distill runs from the resident source, and from the streaming one on raw and on JPEG frames. Its epochs are cut short,
+to about 1.7 s, so that stage and bound lie close together in time: what an epoch costs once weighs more than in use.
 
-Not counted: starting Python, importing, the final evaluation, and, in cache-teacher, joining the parts and the scores.
+Not counted: starting Python, importing, opening files and loaders, compiling, evaluation, checkpoints; in cache-teacher
+joining the parts and the scores. Files are read from the page cache by stage and bound alike. A first round of each is
+warm-up and kept apart. Ratios are taken round by round (benchmarks/rounds.py).
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import sys
-import tempfile
+import argparse
 import time
-from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
+import numpy as np
 
-from benchmarks.machine import RESULTS, facts, in_words
-from toolkit.core.device import autocast
-from toolkit.core.recipes import RECIPES
-from toolkit.distill.losses import distillation_loss
-from toolkit.formats.bundle import open_bundle
+from benchmarks.machine import RESULTS, facts, in_words, save, scratch
+from benchmarks.rounds import HEADER, Block, Contest, in_turn, row, slowest
+from benchmarks.storage import as_jpeg, cutting, enlarged, packing
+from benchmarks.training import Epochs, Step, caching, one_batch, taught_bundle, trainer_of
+from toolkit.core.files import remove_folder
+from toolkit.formats.beton import open_beton
+from toolkit.formats.bundle import Bundle
 from toolkit.formats.workspace import Workspace
-from toolkit.models.zoo import build_model
-from toolkit.pipeline.cache import cache_teacher
-from toolkit.pipeline.data import ensure_packed, pack_data
-from toolkit.pipeline.knowledge import load_knowledge
-from toolkit.pipeline.runtime import compute_on
-from toolkit.pipeline.sources import open_source
-from toolkit.pipeline.subset import build_subset
-from toolkit.pipeline.teacher import find_teacher, load_model
+from toolkit.pipeline.data import ensure_packed
+from toolkit.pipeline.runtime import Compute, compute_on
 from toolkit.report.tables import table
-from toolkit.training.loop import Trainer
 
-ROUNDS, BATCH = 5, 128
-SECONDS_A_BOUND = 6.0
+BATCH = 128
 
 
-class Stage(NamedTuple):
-    name: str
-    unit: str
-    rates: list[float]
-    bounds: list[float]
+@dataclass(frozen=True)
+class Sizes:
+    """`fraction` is of the epochs' images, `seconds` how long a block of arithmetic lasts."""
+
+    dataset: str = "fashion-mnist"
+    fraction: float = 30 * BATCH / 60_000
+    side: int = 112
+    seconds: float = 1.5
+    rounds: int = 15
+    disk_rounds: int = 9
+    large_rounds: int = 7
+
+
+QUICK = Sizes("digits", 0.2, 16, 0.05, 2, 2, 2)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A contest, which of its contestants is the stage, and which are its bounds."""
+
+    contest: Contest
+    stage: str
+    bounds: list[str]
+    more: dict[str, Any]
 
     @property
-    def ratios(self) -> list[float]:
-        return [rate / bound for rate, bound in zip(self.rates, self.bounds, strict=True)]
+    def bound(self) -> str:
+        return slowest(self.contest, self.bounds)
+
+    def to_record(self) -> dict[str, Any]:
+        ratio = self.contest.ratio(self.stage, self.bound).to_record()
+        return {**self.contest.to_record(), "stage": self.stage, "bound": self.bound, "ratio": ratio, **self.more}
 
 
-def alternate(name: str, unit: str, stage: Callable[[], float], bound: Callable[[], float]) -> Stage:
-    """Bound and stage in turn; each gives a rate in `unit` per second. One round of warm-up is not kept."""
-    rates, bounds = [], []
-    for number in range(ROUNDS + 1):
-        before = bound()
-        rate = stage()
-        after = bound()
-        if number:
-            rates.append(rate)
-            bounds.append((before + after) / 2)
-    return Stage(name, unit, rates, bounds)
+def on_disk(workspace: Workspace, sizes: Sizes) -> list[Result]:
+    data = ensure_packed(workspace, sizes.dataset)
+    results = []
+    blocks = packing(workspace, sizes.dataset)
+    results.append(Result(in_turn("pack", "MB", blocks, sizes.disk_rounds), "pack", ["decode", "write"], {}))
+    blocks = cutting(workspace, sizes.dataset)
+    contest = in_turn("build-subset, a half", "MB", blocks, sizes.disk_rounds)
+    results.append(Result(contest, "build-subset", ["copy"], {}))
+    large = Workspace(workspace.root / "large")
+    enlarged(data, large, sizes.side)
+    blocks = cutting(large, sizes.dataset)
+    size_bytes = (large.root / "kept").stat().st_size
+    contest = in_turn(f"build-subset, {size_bytes / 2**30:.2f} GiB", "MB", blocks, sizes.large_rounds)
+    results.append(Result(contest, "build-subset", ["copy"], {"bytes": size_bytes}))
+    remove_folder(large.root)
+    return results
 
 
-def repeated(step: Callable[[], Any]) -> float:
-    """Images a second of a step on one batch of BATCH."""
-    steps, start_s = 0, time.perf_counter()
-    while time.perf_counter() - start_s < SECONDS_A_BOUND / 2:
-        step()
-        steps += 1
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return BATCH * steps / (time.perf_counter() - start_s)
+def epochs_beside_bound(
+    name: str,
+    bundle: Bundle,
+    compute: Compute,
+    batch_size: int,
+    seconds: float,
+    rounds: int,
+    until_s: float = float("inf"),
+    **how: Any,
+) -> Result:
+    """distill from one source; `how` are the arguments of `trainer_of`. Adds the shares of waiting and of targets."""
+    epochs = Epochs(trainer_of(bundle, compute, batch_size, **how), seconds)
+    arch = how.get("arch", "resnet8")
+    step = Step(one_batch(epochs.trainer), bundle.data.classes, compute, arch, {} if how.get("compiled") else None)
+    # what is compared stands side by side, whichever way round
+    blocks: dict[str, Block] = {"targets timed": epochs.with_targets_timed, "distill": epochs}
+    blocks["step"] = step.block(seconds)
+    contest = in_turn(name, "img", blocks, rounds, until_s)
+    kept = slice(1, None)  # without the warm-up
+    on_targets = [
+        targets_s * rate for targets_s, rate in zip(epochs.targets_s[kept], contest.rates["distill"], strict=True)
+    ]
+    more = {"share_of_waiting": epochs.waited[kept], "share_of_targets": on_targets, "batch_size": batch_size}
+    return Result(contest, "distill", ["step"], more)
 
 
-def bench_cache(workspace: Workspace) -> Stage:
+def with_arithmetic(workspace: Workspace, sizes: Sizes) -> list[Result]:
     compute = compute_on()
-    data = ensure_packed(workspace, "fashion-mnist", limit=10_000)
-    _, model = load_model(find_teacher(workspace, None, "fashion-mnist")[1], data, compute)
-    x_bchw = torch.randn(BATCH, 3, 28, 28, device=compute.device).to(memory_format=torch.channels_last)
-
-    def forward() -> None:
-        with torch.inference_mode(), autocast(compute.device, compute.precision):
-            model(x_bchw)
-
-    def stage() -> float:
-        return cache_teacher(workspace, limit=10_000, views="1", force=True, batch_size=BATCH)["images_per_s"]
-
-    return alternate("cache-teacher", "img", stage, lambda: repeated(forward))
-
-
-def bench_distill(workspace: Workspace) -> Stage:
-    compute = compute_on()
-    build_subset(workspace, 0.5, limit=10_000, name="half")
-    cache_teacher(workspace, subset="half", views="4")
-    bundle = open_bundle(workspace.subset("half"))
-    targets = load_knowledge(bundle, match="mean").targets
-    images, data = bundle.images(), bundle.data
-    source = open_source(images, bundle.indices_m, data, BATCH, 0, compute, targets)
-    loss = distillation_loss(1.0, 4.0)
-
-    def trainer() -> Trainer:
-        model = compute.place(build_model("resnet8", data.classes))
-        return Trainer(model, source, loss, RECIPES["fast"], 10**6, compute.device, compute.precision)
-
-    ours, bare = trainer(), trainer()
-    batch = next(source.batches(0))
-    bare.model.train()
-
-    def step() -> None:
-        with autocast(compute.device, compute.precision):
-            logits_bc = bare.model(batch.images_bchw)
-        bare.optimizer.zero_grad(set_to_none=True)
-        loss(logits_bc.float(), batch).backward()
-        bare.optimizer.step()
-
-    return alternate("distill", "img", lambda: ours.run_epoch().images_per_s, lambda: repeated(step))
+    blocks = caching(workspace, sizes.dataset, compute, BATCH, sizes.seconds)
+    caches = Result(in_turn("cache-teacher", "img", blocks, sizes.rounds), "cache-teacher", ["forward"], {})
+    bundle = taught_bundle(workspace, sizes.dataset, sizes.fraction, compute)
+    images = bundle.images()
+    path = workspace.root / "jpeg.beton"
+    as_jpeg(images.frames(bundle.indices_m), images.labels_n[bundle.indices_m], path, bundle.data.classes)
+    jpeg = open_beton(path)  # its rows count from 0, so other views are shown; they cost the same
+    kinds: list[tuple[str, dict[str, Any]]] = [
+        ("distill, resident", {}),
+        ("distill, stream, raw", {"kind": "stream"}),
+        ("distill, stream, JPEG", {"kind": "stream", "images": jpeg}),
+    ]
+    asked = (bundle, compute, BATCH, sizes.seconds, sizes.rounds)
+    return [caches, *(epochs_beside_bound(name, *asked, **how) for name, how in kinds)]
 
 
-def timed_copy(source: Path, target: Path) -> float:
-    """MB/s of reading a file's bytes and writing them durably."""
-    start_s = time.perf_counter()
-    content = source.read_bytes()
-    with target.open("wb") as file:
-        file.write(content)
-        os.fsync(file.fileno())
-    elapsed_s = time.perf_counter() - start_s
-    target.unlink()
-    return len(content) / 1e6 / elapsed_s
-
-
-def bench_subset(workspace: Workspace) -> Stage:
-    ensure_packed(workspace, "fashion-mnist")
-
-    def stage() -> float:
-        start_s = time.perf_counter()
-        result = build_subset(workspace, 0.5, name="whole-half", force=True)
-        return result["bytes"] / 1e6 / (time.perf_counter() - start_s)
-
-    stage()
-    images = workspace.subset("whole-half") / "images.beton"
-    kept = shutil.copy(images, workspace.root / "same-bytes")  # the stage replaces its own output
-    return alternate("build-subset", "MB", stage, lambda: timed_copy(Path(kept), workspace.root / "copied"))
-
-
-def bench_pack(workspace: Workspace) -> Stage:
-    def stage() -> float:
-        start_s = time.perf_counter()
-        folder = Path(pack_data(workspace, "fashion-mnist", force=True)["path"])
-        size = sum((folder / f"{split}.beton").stat().st_size for split in ("train", "test"))
-        return size / 1e6 / (time.perf_counter() - start_s)
-
-    stage()
-    train = workspace.data("fashion-mnist") / "train.beton"
-    kept = shutil.copy(train, workspace.root / "same-bytes")
-    return alternate("pack", "MB", stage, lambda: timed_copy(Path(kept), workspace.root / "copied"))
+def shares(results: list[Result]) -> str:
+    """What the epochs' time went into besides the step: a line for each source."""
+    lines = []
+    for result in results:
+        if "share_of_targets" in result.more:
+            waiting, targets = (100 * np.array(result.more[f"share_of_{key}"]) for key in ("waiting", "targets"))
+            lines.append(
+                f"{result.contest.name}: targets take {median(targets):.2f} % of a step "
+                f"({targets.min():.2f} – {targets.max():.2f}), and the loop waits for data {median(waiting):.2f} % of "
+                f"its time ({waiting.min():.2f} – {waiting.max():.2f})"
+            )
+    return "\n".join(lines)
 
 
 def main() -> None:
-    machine = facts()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--save", action="store_true", help="write results/throughput-<date>.json")
+    parser.add_argument("--quick", action="store_true", help="tiny: only to see that it runs")
+    parser.add_argument("--gpu", action="store_true", help="the sections of benchmarks/gpu.py instead")
+    asked, others = parser.parse_known_args()
+    if asked.gpu:
+        from benchmarks import gpu
+
+        gpu.main([*others, *(["--quick"] if asked.quick else [])])
+        return
+    if others:
+        parser.error(f"unknown arguments {' '.join(others)}")
+    sizes = QUICK if asked.quick else Sizes()
+    machine, start_s = facts(), time.perf_counter()
     print(in_words(machine), flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        workspace = Workspace(Path(folder))
-        stages = [bench(workspace) for bench in (bench_pack, bench_subset, bench_cache, bench_distill)]
-    rows = [
-        [
-            stage.name,
-            f"{median(stage.rates):,.0f} {stage.unit}/s",
-            f"{median(stage.bounds):,.0f} {stage.unit}/s",
-            f"{median(stage.ratios):.2f}",
-            f"{min(stage.ratios):.2f} – {max(stage.ratios):.2f}",
-        ]
-        for stage in stages
-    ]
-    print(table(["stage", "rate", "bound", "ratio", f"range of {ROUNDS}"], rows))
-    print("teacher ResNet-20, student ResNet-8, 28 × 28 pixels, batch 128; medians of alternating rounds")
-    if "--save" in sys.argv:
-        path = RESULTS / f"throughput-{machine['when'][:10]}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(
-            json.dumps({"machine": machine, "stages": [stage._asdict() for stage in stages]}, indent=1) + "\n"
-        )
-        print(path)
+    with scratch() as folder:
+        workspace = Workspace(folder)
+        results = [*on_disk(workspace, sizes), *with_arithmetic(workspace, sizes)]
+    print(table(HEADER, [row(result.contest, result.stage, result.bound) for result in results]))
+    print(shares(results))
+    print(
+        f"ResNet-20 teacher, ResNet-8 student, batch {BATCH}; ratio: median of the rounds; "
+        f"{(time.perf_counter() - start_s) / 60:.1f} minutes"
+    )
+    if asked.save:
+        print(save("throughput", {"machine": machine, "results": [result.to_record() for result in results]}, RESULTS))
 
 
 if __name__ == "__main__":

@@ -42,11 +42,12 @@ from toolkit.formats.dataset import open_packed
 from toolkit.formats.workspace import Workspace
 from toolkit.models.zoo import FeatureReader, build_model
 from toolkit.pipeline.cache import cache_teacher
+from toolkit.pipeline.known_teachers import find_teacher
 from toolkit.pipeline.runtime import Compute, compute_on
 from toolkit.pipeline.sources import open_source
 from toolkit.pipeline.student import distill
 from toolkit.pipeline.subset import build_subset
-from toolkit.pipeline.teacher import find_teacher, load_model, train_teacher
+from toolkit.pipeline.teacher import load_model, train_teacher
 from toolkit.training.evaluate import predict, top1
 from toolkit.training.loop import Trainer
 from toolkit.training.showing import Batch, Showing

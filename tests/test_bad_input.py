@@ -34,7 +34,7 @@ from toolkit.formats.cache import new_cache, open_cache
 from toolkit.formats.checkpoint import load_checkpoint, save_checkpoint, save_torch
 from toolkit.formats.parts import Parts
 from toolkit.models.zoo import build_model
-from toolkit.pipeline.teacher import PRETRAINED_FOLDER
+from toolkit.pipeline.known_teachers import PRETRAINED_FOLDER
 
 TEACHER = PRETRAINED_FOLDER / "digits-resnet8.pt"
 DIGITS = ("--dataset", "digits")

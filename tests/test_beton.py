@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import threading
@@ -12,6 +14,8 @@ import pytest
 import torch
 
 import toolkit
+from toolkit.core.errors import FailureError
+from toolkit.formats import beton as beton_module
 from toolkit.formats.beton import cut, open_beton
 from toolkit.formats.beton_writer import write_beton
 from toolkit.formats.bundle import open_bundle
@@ -99,6 +103,45 @@ def test_cutting_is_independent_of_the_writers_page_order(tmp_path: Path):
     )
 
 
+@pytest.mark.parametrize("ragged", [False, True])
+def test_a_cut_returns_the_fingerprint_of_the_file_it_wrote(tmp_path: Path, ragged: bool):
+    rows = 60  # ragged: of many pages, and the disk is told to begin in between
+    write_beton(Images(rows, ragged), tmp_path / "a.beton", classes=5)
+    beton = open_beton(tmp_path / "a.beton")
+    for kept in (np.arange(rows), np.arange(0, rows, 3), np.array([rows - 1])):
+        returned = cut(beton, kept, tmp_path / "b.beton")
+        assert returned == open_beton(tmp_path / "b.beton").content_fingerprint()
+
+
+class RefusingHash:
+    def update(self, content: bytes) -> None:
+        raise MemoryError("no room to hash")
+
+
+def test_an_error_while_hashing_ends_the_cut_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_beton(Images(300), tmp_path / "a.beton", classes=5)
+    monkeypatch.setattr(beton_module.hashlib, "sha256", RefusingHash)
+    before = threading.active_count()
+    with pytest.raises(MemoryError, match="no room to hash"):
+        cut(open_beton(tmp_path / "a.beton"), np.arange(300), tmp_path / "b.beton")
+    assert threading.active_count() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.beton"]
+
+
+def test_a_disk_that_refuses_while_pages_are_hashed_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_beton(Images(300), tmp_path / "a.beton", classes=5)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(beton_module.os, "fsync", full)
+    before = threading.active_count()
+    with pytest.raises(FailureError, match=r"b\.beton: could not be written \(No space left on device\)"):
+        cut(open_beton(tmp_path / "a.beton"), np.arange(300), tmp_path / "b.beton")
+    assert threading.active_count() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.beton"]
+
+
 def test_packing_ends_on_a_machine_of_one_core(tmp_path: Path):
     """Numba's TBB pool waits for ever at exit after a fork on one core; the timeout is for a hang, not for speed."""
     code = (
@@ -168,7 +211,7 @@ def test_subset_loader_shows_what_the_teacher_saw(digits: Path):
     from toolkit.formats.cache import open_cache
 
     with open_cache(digits / "teachers" / "digits-resnet8" / "cache.h5") as cache:
-        logits = cache.encoded(cache.slots)["logits"]
+        logits = cache.encoded(cache.slots)["logits"].in_memory()
     seen = set()
     for batch in toolkit.subset_loader(digits / "subsets" / "third", batch_size=64):
         for row, own in zip(batch.rows_b.tolist(), batch.logits_bc, strict=True):

@@ -26,9 +26,10 @@ from toolkit.formats.bundle import open_bundle
 from toolkit.formats.checkpoint import load_checkpoint
 from toolkit.formats.dataset import DataRecord, PackedData, open_packed
 from toolkit.models.zoo import FeatureReader, build_model
+from toolkit.pipeline.known_teachers import PRETRAINED_FOLDER
 from toolkit.pipeline.runtime import compute_on
 from toolkit.pipeline.sources import open_source
-from toolkit.pipeline.teacher import PRETRAINED_FOLDER, load_model
+from toolkit.pipeline.teacher import load_model
 from toolkit.teacher.caching import TeacherPass
 from toolkit.training.loop import Trainer
 from toolkit.training.showing import Showing

@@ -433,7 +433,7 @@ def test_every_encoding_goes_from_teacher_to_student_without_another_pass(pipeli
     with open_cache(cache_of(done.workspace)) as cache, open_cache(targets_of(done.workspace, "tenth")) as targets:
         assert targets.record.encoding == cache.record.encoding == encoding
         rows_m, ours, theirs = targets.read("rows"), targets.encoded(3), cache.encoded(3)
-        assert all(np.array_equal(array, theirs[name][:, rows_m]) for name, array in ours.items())
+        assert all(np.array_equal(a.in_memory(), theirs[name].in_memory()[:, rows_m]) for name, a in ours.items())
         assert np.array_equal(targets.test_classes(), cache.test_classes())
 
 

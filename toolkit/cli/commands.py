@@ -222,12 +222,14 @@ def distill(as_json: bool, **asked: Any) -> None:
     from toolkit.pipeline.student import distill as run
 
     result = run(**asked, progress=on_stderr, on_start=opt.note, on_epoch=_epoch_line)
+    compiled = f", after {result['compile_s']:.0f} s of compiling" if result.get("compile_s") else ""
     agreement = "" if result["agreement"] is None else f", agrees with the teacher on {result['agreement']:.2f} %"
     opt.show(
         result,
         as_json,
         f"{result['path']}: {result['top1']:.2f} % on the test split, last epoch{agreement}; "
-        f"alpha {result['alpha']:g}, {result['images_per_s']:,.0f} img/s, "
+        f"alpha {result['alpha']:g}, {result['images_per_s']:,.0f} img/s ({result['source']}"
+        f"{compiled}), "
         f"{result['teacher_forward_passes']} teacher forward passes",
     )
 
@@ -268,7 +270,7 @@ def inspect(as_json: bool, workspace: Any, path: Path) -> None:
 def _epoch_line(result: Any) -> None:
     opt.note(
         f"epoch {result.epoch}: loss {result.loss:.4f}, train {100 * result.train_top1:.2f} %, "
-        f"lr {result.lr:.4f}, {result.images_per_s:,.0f} img/s"
+        f"lr {result.lr:.4f}, {result.images_per_s:,.0f} img/s, {result.wait_s / result.elapsed_s:.1%} waiting for data"
     )
 
 

@@ -57,7 +57,7 @@ compute = together(
         show_default=True,
         help="auto, float32 or bfloat16; auto is bfloat16 where the hardware multiplies it.",
     ),
-    click.option("--threads", type=int, help="CPU threads.  [default: one a core]"),
+    click.option("--threads", type=int, help="CPU threads.  [default: one a core, or what a container may use]"),
 )
 
 optimisation = together(
@@ -67,6 +67,13 @@ optimisation = together(
     click.option("--batch-size", type=int, help="Instead of the recipe's."),
     click.option("--lr", type=float, help="Learning rate, instead of the recipe's."),
     click.option("--seed", default=0, show_default=True, help="Initialisation, order and views."),
+    click.option(
+        "--source",
+        default="auto",
+        show_default=True,
+        help="resident (all on the device) or stream (from disk, by FFCV); auto goes by memory. Same batches.",
+    ),
+    click.option("--compile", "compiled", is_flag=True, help="Compile the network first: seconds, then faster steps."),
 )
 
 force = click.option("--force", is_flag=True, help="Make it again even if it is there.")

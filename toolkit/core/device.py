@@ -1,9 +1,13 @@
-"""Which device, and at which precision: chosen once, recorded in every artifact."""
+"""Which device, at which precision and on how many CPUs: chosen once, recorded in every artifact."""
 
 from __future__ import annotations
 
+import math
+import os
 import re
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.core.errors import UsageError, unknown_name
@@ -12,6 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float64")
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -67,3 +73,41 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     if precision == "bfloat16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
+
+
+def available_cpus(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
+    """How many CPUs this process can keep busy: those it may run on, or fewer where a container's quota gives it less.
+
+    Torch counts the first alone: in a small container on a large host it would start a thread a core, and the kernel
+    stop them all for most of each period. Part of a CPU counts as one. `cgroups` is where control groups of version 1
+    or 2 are mounted, and `own` the list of this process's own.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min([allowed, *(math.ceil(quota) for quota in _quotas(cgroups, own))])
+
+
+def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
+    """The CPUs each control group may use that has a quota: of this process's own, and all above it."""
+    for folder in _own_folders(cgroups, own):
+        files = ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us")  # version 2 has the first alone, 1 the others
+        words = " ".join(_text(folder / name) for name in files).split()
+        if len(words) == 2 and all(word.isdecimal() and int(word) for word in words):  # no quota is `max` or -1
+            yield int(words[0]) / int(words[1])
+
+
+def _own_folders(cgroups: Path, own: Path) -> Iterator[Path]:
+    """Where limits may stand. A container often mounts its own group as the root, and then lists the host's path."""
+    listed = [line.split(":", 2) for line in _text(own).splitlines() if line.count(":") >= 2]
+    paths = {"", *(path for number, names, path in listed if number == "0" or "cpu" in names.split(","))}
+    for mount in (cgroups, cgroups / "cpu", cgroups / "cpu,cpuacct"):
+        for path in paths:
+            folder = mount / path.strip("/")
+            yield from (above for above in (folder, *folder.parents) if above.is_relative_to(mount))
+
+
+def _text(path: Path) -> str:
+    """Empty where there is no such file, or none that can be read."""
+    try:
+        return path.read_text()
+    except (OSError, ValueError):
+        return ""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import platform
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 
 def versions() -> dict[str, str]:
     """Of Python, kdtool and the libraries that shape its results."""
+    from importlib import metadata  # as slow to import as all of click: --help needs only __version__
+
     libraries = {name: metadata.version(name) for name in ("torch", "torchvision", "ffcv", "h5py", "numpy")}
     return {"kdtool": __version__, "python": platform.python_version(), **libraries}
 

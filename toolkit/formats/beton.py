@@ -10,17 +10,24 @@ Shapes: n rows of the file, m rows of a cut, h and w height and width.
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from toolkit.core.errors import FailureError
 from toolkit.core.files import need_space, whole_file
 
 FIELDS = ("image", "label", "row")
 PAGE_BYTES = 1 << 21  # FFCV's smallest: a small data set should make a small file
+_SYNC_PAGES = 8  # after how many more a cut tells the disk to begin
 
 _VERSION = 2
 _JPEG, _RAW = 0, 1
@@ -49,7 +56,7 @@ class Beton:
     @cached_property
     def content(self) -> np.ndarray:
         """The whole file as bytes, mapped."""
-        return np.memmap(self.path, dtype=np.uint8, mode="r")
+        return np.asarray(np.memmap(self.path, dtype=np.uint8, mode="r"))  # slices of a memmap cost 2 µs each
 
     @property
     def labels_n(self) -> np.ndarray:
@@ -65,6 +72,16 @@ class Beton:
         images = self.records_n["image"]
         return np.stack([images["height"], images["width"]], axis=1).astype(np.int64)
 
+    @cached_property
+    def raw(self) -> bool:
+        """Whether every frame is stored as its pixels, so that nobody need decode it."""
+        return bool(np.all(self.records_n["image"]["mode"] == _RAW))
+
+    def need_one_size(self) -> None:
+        """Raises FailureError where frames differ in size: FFCV decodes whole ones into buffers of the first one's."""
+        if np.any(self.sizes_n2 != self.sizes_n2[:1]):
+            raise FailureError(f"{self.path}: its frames differ in size, and only resized crops can be cut from such")
+
     def frames(self, rows_m: np.ndarray | None = None) -> np.ndarray:
         """The raw frames of the file's rows `rows_m` (default: all), copied: (m, h, w, 3) uint8.
 
@@ -76,11 +93,7 @@ class Beton:
         height, width = int(images["height"][0]), int(images["width"][0])
         if np.any(images["mode"] != _RAW) or np.any(images["height"] != height) or np.any(images["width"] != width):
             raise FailureError(f"{self.path}: frames are not all raw and of one size, so they cannot be mapped")
-        size = height * width * 3
-        frames = np.empty((len(images), size), dtype=np.uint8)
-        content = self.content
-        for position, ptr in enumerate(images["ptr"].tolist()):
-            frames[position] = content[ptr : ptr + size]
+        frames = sliding_window_view(self.content, height * width * 3)[images["ptr"].astype(np.int64)]
         return frames.reshape(-1, height, width, 3)
 
     def content_fingerprint(self) -> str:
@@ -88,15 +101,25 @@ class Beton:
 
         FFCV's parallel writer lays pages out in no fixed order, so the file's own bytes would not do.
         """
-        digest = hashlib.sha256()
-        identity = np.stack(
-            [*(self.records_n["image"][name] for name in ("mode", "height", "width")), self.labels_n, self.rows_n]
-        )
-        digest.update(identity.astype("<i8").tobytes())
-        content = self.content
-        for ptr, size in zip(self.records_n["image"]["ptr"].tolist(), self.bytes_n.tolist(), strict=True):
-            digest.update(content[ptr : ptr + size].data)
+        digest = hashlib.sha256(_identity(self.records_n))
+        for pixels in _stored(self, np.arange(len(self))):
+            digest.update(pixels)
         return digest.hexdigest()[:16]
+
+
+def _identity(records_n: np.ndarray) -> bytes:
+    """What a fingerprint hashes before the pixels."""
+    images = records_n["image"]
+    columns = (images["mode"], images["height"], images["width"], records_n["label"], records_n["row"])
+    return np.stack(columns).astype("<i8").tobytes()
+
+
+def _stored(source: Beton, rows_m: np.ndarray) -> Iterator[memoryview]:
+    """The stored bytes of each of the rows, in the order given, mapped."""
+    content = source.content.data
+    starts = source.records_n["image"]["ptr"][rows_m].tolist()
+    for start, size in zip(starts, source.bytes_n[rows_m].tolist(), strict=True):
+        yield content[start : start + size]
 
 
 def open_beton(path: Path, made_by: str = "kdtool pack") -> Beton:
@@ -127,7 +150,9 @@ def open_beton(path: Path, made_by: str = "kdtool pack") -> Beton:
         raise broken(f"holds the fields {', '.join(names)}, kdtool's hold {', '.join(FIELDS)}")
     records_n = np.fromfile(path, dtype=_RECORD, count=rows, offset=records_at)
     allocations = np.fromfile(path, dtype=_ALLOCATION, count=rows, offset=table)
-    if not np.array_equal(np.sort(allocations["row"]), np.arange(rows, dtype=np.uint64)):
+    named_n = np.zeros(rows, dtype=bool)
+    named_n[allocations["row"][allocations["row"] < rows]] = True
+    if not named_n.all():  # there are as many entries as rows
         raise broken("truncated or overwritten: its table does not name each row once")
     bytes_n = np.empty(rows, dtype=np.int64)
     bytes_n[allocations["row"].astype(np.int64)] = allocations["bytes"]
@@ -135,6 +160,8 @@ def open_beton(path: Path, made_by: str = "kdtool pack") -> Beton:
     room = table - bytes_n.clip(0, table)  # where a frame may begin; kept apart from ptr, whose sum could overflow
     if np.any(bytes_n < 0) or np.any(bytes_n > table) or np.any(images["ptr"] > room.astype(np.uint64)):
         raise broken("truncated or overwritten: a frame lies beyond the last page")
+    if np.any(bytes_n > header["page_bytes"]):
+        raise broken("truncated or overwritten: a frame is larger than a page")
     raw_bytes_n = images["height"].astype(np.int64) * images["width"] * 3
     if np.any((images["mode"] == _RAW) & (bytes_n != raw_bytes_n)):
         raise broken("truncated or overwritten: a frame's bytes are not those of its size")
@@ -143,58 +170,69 @@ def open_beton(path: Path, made_by: str = "kdtool pack") -> Beton:
     return Beton(path, int(header["page_bytes"]), fields.tobytes(), records_n, bytes_n)
 
 
-def _place(bytes_m: np.ndarray, start: int, page_bytes: int) -> tuple[np.ndarray, int]:
-    """Where each image goes, none across a page's end, as FFCV requires: (pointers (m,) int64, number of pages)."""
-    pointers = np.empty(len(bytes_m), dtype=np.int64)
-    page, used = 0, 0
-    for position, size in enumerate(bytes_m.tolist()):
-        if used + size > page_bytes:
-            page, used = page + 1, 0
-        pointers[position] = start + page * page_bytes + used
-        used += size
-    return pointers, page + 1
+def _pages(bytes_m: np.ndarray, page_bytes: int) -> list[int]:
+    """The position at which each page's images begin, and m: no image goes across a page's end, as FFCV requires."""
+    ends_m, bounds = np.cumsum(bytes_m), [0]
+    while bounds[-1] < len(bytes_m):
+        before = int(ends_m[bounds[-1] - 1]) if bounds[-1] else 0
+        bounds.append(int(np.searchsorted(ends_m, before + page_bytes, side="right")))
+    return bounds
 
 
 def _header(rows: int, page_bytes: int, table: int) -> bytes:
     return np.array([(_VERSION, len(FIELDS), page_bytes, rows, table)], dtype=_HEADER).tobytes()
 
 
-def cut(source: Beton, rows_m: np.ndarray, path: Path) -> None:
-    """Writes the rows `rows_m` of `source`, in that order, byte for byte, as a .beton of its own at `path`.
+def cut(source: Beton, rows_m: np.ndarray, path: Path) -> str:
+    """Writes the rows `rows_m` of `source`, in that order, byte for byte, as a .beton of its own at `path`; returns its
+    content fingerprint.
 
     The same rows give the same bytes, whatever wrote the source.
     """
+    page_bytes = source.page_bytes
     records_m = np.zeros(len(rows_m), dtype=_RECORD)  # so that the bytes between fields are zero too
     records_m[:] = source.records_n[rows_m]
     bytes_m = source.bytes_n[rows_m]
     tables = _HEADER.itemsize + len(source.field_bytes) + records_m.nbytes
-    start = -(-tables // source.page_bytes) * source.page_bytes
-    pointers, pages = _place(bytes_m, start, source.page_bytes)
-    from_m = records_m["image"]["ptr"].astype(np.int64)
-    records_m["image"]["ptr"] = pointers
-    table = start + pages * source.page_bytes
+    start = -(-tables // page_bytes) * page_bytes
+    bounds = _pages(bytes_m, page_bytes)
+    starts_m = np.cumsum(bytes_m) - bytes_m
+    for page, (first, last) in enumerate(pairwise(bounds)):
+        records_m["image"]["ptr"][first:last] = start + page * page_bytes + starts_m[first:last] - starts_m[first]
+    table = start + (len(bounds) - 1) * page_bytes
     allocations = np.empty(len(rows_m), dtype=_ALLOCATION)
-    allocations["row"], allocations["ptr"], allocations["bytes"] = np.arange(len(rows_m)), pointers, bytes_m
+    allocations["row"], allocations["bytes"] = np.arange(len(rows_m)), bytes_m
+    allocations["ptr"] = records_m["image"]["ptr"]
 
     need_space(path, table + allocations.nbytes)
     with whole_file(path) as temporary, temporary.open("wb") as file:
-        file.write(_header(len(rows_m), source.page_bytes, table))
+        file.write(_header(len(rows_m), page_bytes, table))
         file.write(source.field_bytes)
         file.write(records_m.tobytes())
-        page_of_m = (pointers - start) // source.page_bytes
-        ends = np.searchsorted(page_of_m, np.arange(pages), side="right").tolist()
-        first = 0
-        for number, last in enumerate(ends):
-            page_at = start + number * source.page_bytes
-            file.seek(page_at)
-            file.write(_page(source, from_m[first:last], bytes_m[first:last], pointers[first:last] - page_at))
-            first = last
+        file.seek(start)
+        pages = (b"".join(_stored(source, rows_m[first:last])) for first, last in pairwise(bounds))
+        fingerprint = _write_pages(file, pages, page_bytes, _identity(records_m))
         file.write(allocations.tobytes())
+    return fingerprint
 
 
-def _page(source: Beton, from_m: np.ndarray, bytes_m: np.ndarray, to_m: np.ndarray) -> memoryview:
-    page = np.zeros(source.page_bytes, dtype=np.uint8)
-    content = source.content
-    for origin, size, target in zip(from_m.tolist(), bytes_m.tolist(), to_m.tolist(), strict=True):
-        page[target : target + size] = content[origin : origin + size]
-    return page.data
+def _write_pages(file: BinaryIO, pages: Iterable[bytes], page_bytes: int, identity: bytes) -> str:
+    """Writes the pages, each filled up with zeros, and returns the content fingerprint.
+
+    One thread hashes a page while the next is gathered and written; another has the disk begin with what is there,
+    which would all wait for the end. Two pages are held, however large the file.
+    """
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(max_workers=2) as threads:
+        hashed, synced = threads.submit(digest.update, identity), threads.submit(os.fsync, file.fileno())
+        for number, page in enumerate(pages, 1):
+            file.write(page)
+            file.write(bytes(page_bytes - len(page)))
+            hashed.result()
+            hashed = threads.submit(digest.update, page)
+            if number % _SYNC_PAGES == 0:
+                synced.result()
+                synced = threads.submit(os.fsync, file.fileno())
+        hashed.result()
+        synced.result()
+    return digest.hexdigest()[:16]

@@ -31,6 +31,7 @@ from toolkit.core.hashing import fingerprint
 from toolkit.core.records import record_of
 from toolkit.formats.appending import DAMAGE, LIBVER, appending
 from toolkit.formats.encodings import Arrays, Encoding
+from toolkit.formats.mapped import SlotsOnDisk, mapped
 from toolkit.views.plan import Plan
 
 SCHEMA = 2
@@ -222,16 +223,22 @@ class CacheReader:
                 [self.block(name, int(n))[wanted[number_of == n] - n * BLOCK_ROWS] for n in np.unique(number_of)]
             )
 
-    def encoded(self, slots: int) -> Arrays:
-        """The first `slots` slots as they are stored: arrays (k, n, …)."""
+    def encoded(self, slots: int) -> dict[str, SlotsOnDisk]:
+        """The first `slots` slots as they are stored, (k, n, …), mapped: checked now, and held by nobody.
+
+        The maps outlive this reader. Raises FailureError when a block is not what was written."""
         if slots > self.slots:
             raise UsageError(f"{self.path}: holds {self.slots} views, {slots} were asked for. Run: {self.made_by}")
         arrays = {}
-        for name, (shape, dtype) in self.encoding.arrays(len(self)).items():
-            arrays[name] = np.empty((slots, *shape), dtype)  # filled in place: they may take half the memory
-            for slot in range(slots):
-                for number, block in enumerate(self.blocks(f"slots/{slot}/{name}")):
-                    arrays[name][slot, number * BLOCK_ROWS : number * BLOCK_ROWS + len(block)] = block
+        for name in self.encoding.arrays(0):
+            stored = [f"slots/{slot}/{name}" for slot in range(slots)]
+            for dataset in stored:
+                for _ in self.blocks(dataset):
+                    pass
+            try:
+                arrays[name] = SlotsOnDisk([mapped(self.path, self._dataset(dataset)) for dataset in stored])
+            except (*DAMAGE, OSError) as error:
+                raise self._unreadable(f"slots/…/{name}", error) from error
         return arrays
 
     def encoded_rows(self, slot: int, positions: np.ndarray) -> Arrays:

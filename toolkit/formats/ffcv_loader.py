@@ -8,8 +8,7 @@ Shapes: m chosen rows, b batch.
 
 from __future__ import annotations
 
-import queue
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from toolkit.core.errors import FailureError, UsageError, unknown_name
+from toolkit.core.threads import end_of
 from toolkit.formats.beton import open_beton
 from toolkit.formats.ffcv_guard import torch_threads_kept
 
@@ -98,22 +98,17 @@ def open_loader(
 
 
 @contextmanager
-def one_epoch(loader: Any) -> Iterator[Iterator[tuple[Tensor, ...]]]:
-    """The batches of the loader's next epoch, each the caller's to keep; its thread ends with the block.
+def one_epoch(loader: Any, kept: Callable[[Tensor], Tensor] = Tensor.clone) -> Iterator[Iterator[tuple[Tensor, ...]]]:
+    """The batches of the loader's next epoch, copied by `kept` to be the caller's own; its thread ends with the block.
 
     Raises FailureError where FFCV's thread dies, for which its own iterator would wait for ever.
     """
     with torch_threads_kept():
         epoch = iter(loader)
     try:
-        yield (tuple(tensor.clone() for tensor in batch) for batch in epoch)
+        yield (tuple(kept(tensor) for tensor in batch) for batch in epoch)
         if epoch.died is not None:
             raise FailureError(f"{loader.reader.file_name}: FFCV's loader failed ({epoch.died})") from epoch.died
     finally:
         epoch.close()
-        while epoch.is_alive():  # it may be waiting to hand over a batch that nobody will take
-            try:
-                epoch.output_queue.get(timeout=0.05)
-            except queue.Empty:
-                continue
-        epoch.join()
+        end_of(epoch, epoch.output_queue)

@@ -21,13 +21,13 @@ _HELD_ROWS = 8192
 class ViewReader:
     """Draws views of a packed file's rows as `plan` says, a batch at a time, onto `device`.
 
-    Pad-crops are drawn in torch from raw frames; resized crops in FFCV's decoder, which is opened (and compiled: some
-    seconds) when first needed.
+    Pad-crops are drawn in torch from whole frames; resized crops in FFCV's decoder. FFCV is opened (and compiled: some
+    seconds) when first needed, which is never for pad-crops of raw frames.
     """
 
     def __init__(self, beton: Beton, plan: Plan, batch_size: int, device: torch.device, workers: int = 2) -> None:
         self.beton, self.plan, self.batch_size, self.device, self._workers = beton, plan, batch_size, device, workers
-        self._boxes: _BoxLoader | None = None
+        self._loader: _RowLoader | None = None
 
     def slot(self, positions_m: np.ndarray, slot: int) -> Iterator[Tensor]:
         """The views of `slot` of the rows at `positions_m`, in that order: batches (b, h, w, 3) uint8."""
@@ -42,29 +42,46 @@ class ViewReader:
             )
             yield from self._shifted(at, geometry) if self.plan.finite else self._boxed(at, geometry)
 
+    def frames(self, positions_m: np.ndarray) -> np.ndarray:
+        """The whole frames of the rows at `positions_m`, in that order: (m, h, w, 3) uint8.
+
+        Raises FailureError where they are not all of one size.
+        """
+        if self.beton.raw:
+            return self.beton.frames(positions_m)
+        return torch.cat(list(self._opened().batches(positions_m))).numpy()
+
     def _shifted(self, positions_m: np.ndarray, views_m3: np.ndarray) -> Iterator[Tensor]:
-        renderer = Renderer(torch.from_numpy(self.beton.frames(positions_m)).to(self.device), self.plan)
+        renderer = Renderer(torch.from_numpy(self.frames(positions_m)).to(self.device), self.plan)
         on_device_m3 = torch.from_numpy(views_m3).to(self.device)
         for b in torch.arange(len(positions_m), device=self.device).split(self.batch_size):
             yield renderer.draw(b, on_device_m3[b])
 
     def _boxed(self, positions_m: np.ndarray, boxes_m5: np.ndarray) -> Iterator[Tensor]:
-        if self._boxes is None:
-            self._boxes = _BoxLoader(self.beton, self.plan, self.batch_size, self._workers)
-        for images_bhwc in self._boxes.batches(positions_m, boxes_m5):
+        for images_bhwc in self._opened().batches(positions_m, boxes_m5):
             yield images_bhwc.to(self.device)
 
+    def _opened(self) -> _RowLoader:
+        if self._loader is None:
+            self._loader = _RowLoader(self.beton, self.plan, self.batch_size, self._workers)
+        return self._loader
 
-class _BoxLoader:
-    """An FFCV Loader over a whole file that is told which rows to draw, in which boxes."""
+
+class _RowLoader:
+    """An FFCV Loader over a whole file that is told which rows to decode and, for resized crops, in which boxes."""
 
     def __init__(self, beton: Beton, plan: Plan, batch_size: int, workers: int) -> None:
-        from toolkit.formats.ffcv_boxes import BoxDecoder
         from toolkit.formats.ffcv_loader import open_loader
 
-        self._boxes_n5 = np.zeros((len(beton), 5), dtype=np.int32)
         self._positions_m = np.arange(len(beton), dtype=np.uint64)
-        decoder = BoxDecoder(self._boxes_n5, plan.height, plan.width)
+        self._boxes_n5, decoder = None, None
+        if plan.finite:
+            beton.need_one_size()
+        else:
+            from toolkit.formats.ffcv_boxes import BoxDecoder
+
+            self._boxes_n5 = np.zeros((len(beton), 5), dtype=np.int32)
+            decoder = BoxDecoder(self._boxes_n5, plan.height, plan.width)
         self._loader = open_loader(beton.path, batch_size, workers=workers, decoder=decoder)
         self._loader.traversal_order = self
 
@@ -72,13 +89,14 @@ class _BoxLoader:
         """FFCV asks for the rows of an epoch."""
         return self._positions_m
 
-    def batches(self, positions_m: np.ndarray, boxes_m5: np.ndarray) -> Iterator[Tensor]:
+    def batches(self, positions_m: np.ndarray, boxes_m5: np.ndarray | None = None) -> Iterator[Tensor]:
         from toolkit.formats.ffcv_loader import one_epoch
 
         self._positions_m = np.asarray(positions_m, dtype=np.uint64)
-        self._boxes_n5[positions_m] = boxes_m5
-        if not np.array_equal(self._boxes_n5[positions_m], boxes_m5):
-            raise ValueError("a row can be drawn in one box at a time, some were asked for in several")
+        if self._boxes_n5 is not None and boxes_m5 is not None:
+            self._boxes_n5[positions_m] = boxes_m5
+            if not np.array_equal(self._boxes_n5[positions_m], boxes_m5):
+                raise ValueError("a row can be drawn in one box at a time, some were asked for in several")
         with one_epoch(self._loader) as batches:
             for images_bhwc, _, _ in batches:
                 yield images_bhwc

@@ -21,8 +21,9 @@ from toolkit.formats.encodings import Encoding, default_encoding
 from toolkit.formats.workspace import Workspace
 from toolkit.models.zoo import FeatureReader
 from toolkit.pipeline.data import bundle_and_data
+from toolkit.pipeline.known_teachers import find_teacher
 from toolkit.pipeline.runtime import Compute, compute_on
-from toolkit.pipeline.teacher import find_teacher, load_model
+from toolkit.pipeline.teacher import load_model
 from toolkit.teacher.caching import TeacherPass
 from toolkit.views.plan import Plan
 

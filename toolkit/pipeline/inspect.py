@@ -15,7 +15,6 @@ from toolkit.core.progress import Progress, silent
 from toolkit.formats.beton import open_beton
 from toolkit.formats.bundle import open_bundle
 from toolkit.formats.cache import open_cache
-from toolkit.formats.checkpoint import load_checkpoint
 from toolkit.formats.dataset import SPLITS, open_packed, pack_command
 from toolkit.formats.workspace import Workspace
 
@@ -33,6 +32,7 @@ def evaluate(
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Accuracy (percent) of a checkpoint on a split, by default the whole test split of the data set it learned."""
+    from toolkit.formats.checkpoint import load_checkpoint
     from toolkit.pipeline.data import ensure_packed
     from toolkit.pipeline.runtime import compute_on
     from toolkit.pipeline.teacher import load_model
@@ -96,6 +96,8 @@ def _inspect_subset(folder: Path) -> dict[str, Any]:
 
 
 def _inspect_run(folder: Path) -> dict[str, Any]:
+    from toolkit.formats.checkpoint import load_checkpoint
+
     record = read_json(folder / "run.json", "kdtool distill")
     result = record.get("result")
     if not isinstance(result, dict) or "top1" not in result or "created" not in record:
@@ -113,6 +115,8 @@ def _inspect_teacher(folder: Path) -> dict[str, Any]:
 
 
 def _inspect_checkpoint(path: Path) -> dict[str, Any]:
+    from toolkit.formats.checkpoint import load_checkpoint
+
     checkpoint = load_checkpoint(path)
     parameters = sum(tensor.numel() for tensor in checkpoint.weights.values() if tensor.is_floating_point())
     record = {key: getattr(checkpoint, key) for key in checkpoint.__dataclass_fields__ if key != "weights"}

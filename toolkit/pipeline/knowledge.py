@@ -14,7 +14,7 @@ import numpy as np
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.formats.bundle import Bundle, open_bundle
 from toolkit.formats.cache import CacheRecord, open_cache
-from toolkit.pipeline.teacher import PRETRAINED
+from toolkit.pipeline.known_teachers import PRETRAINED
 from toolkit.training.targets import Targets
 
 
@@ -51,7 +51,7 @@ def choose_teacher(bundle: Bundle, teacher: str | None) -> str:
 def load_knowledge(
     bundle: Bundle, teacher: str | None = None, match: str = "exact", views: int | None = None
 ) -> Knowledge:
-    """The logits to learn from, of the first `views` slots (default: all).
+    """The logits to learn from, of the first `views` slots (default: all): checked, and left on disk.
 
     Raises FailureError when they are not for this bundle's rows and views."""
     name = choose_teacher(bundle, teacher)

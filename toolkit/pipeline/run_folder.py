@@ -43,12 +43,18 @@ def forget(folder: Path) -> None:
     (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
+def compiled_settings(compiled: bool) -> dict[str, Any]:
+    """Compiled code rounds otherwise, so it is a setting of the run. The source is none: its batches are the same."""
+    return {"compiled": True} if compiled else {}
+
+
 def trained_name(settings: dict[str, Any]) -> str:
     """The part of a default name that says how it was trained: nothing for the fast recipe as it is."""
     preset = RECIPES[settings["recipe"]]
     shown = {"b": "batch_size", "lr": "lr"}
     changed = [f"-{sign}{settings[key]:g}" for sign, key in shown.items() if settings[key] != getattr(preset, key)]
-    return ("" if settings["recipe"] == "fast" else f"-{settings['recipe']}") + "".join(changed)
+    compiled = "-compiled" if settings.get("compiled") else ""
+    return ("" if settings["recipe"] == "fast" else f"-{settings['recipe']}") + "".join(changed) + compiled
 
 
 def keep(

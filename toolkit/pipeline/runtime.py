@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
 
-from toolkit.core.device import parameter_dtype, resolve_device, resolve_precision
+from toolkit.core.device import available_cpus, parameter_dtype, resolve_device, resolve_precision
 from toolkit.core.errors import UsageError
 
 
@@ -30,11 +31,16 @@ class Compute:
 
 
 def compute_on(device: str = "auto", precision: str = "auto", threads: int | None = None) -> Compute:
-    """Raises UsageError for a device, precision or number of threads that cannot be."""
+    """Without `threads`, OMP_NUM_THREADS holds; without both, torch's own choice, but no more than the CPUs it has.
+
+    Raises UsageError for a device, precision or number of threads that cannot be.
+    """
     if threads is not None:
         if threads < 1:
             raise UsageError(f"--threads must be at least 1, got {threads}")
         torch.set_num_threads(threads)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), available_cpus()))
     resolved = resolve_device(device)
     settled = resolve_precision(precision, resolved)
     if resolved.type == "cuda" and settled == "float32":

@@ -1,15 +1,29 @@
-"""Which source feeds a network: the resident one where views are drawn in torch, the streaming one where FFCV draws."""
+"""Which source feeds a network: one that holds everything on the device, or one that streams from disk through FFCV.
+
+Their batches are the same, bit for bit, so it is a matter of memory alone, and a run may be resumed from the other one.
+"""
 
 from __future__ import annotations
 
-import numpy as np
+import re
+from pathlib import Path
 
+import numpy as np
+import torch
+
+from toolkit.core.errors import UsageError, unknown_name
 from toolkit.formats.beton import Beton
 from toolkit.formats.dataset import DataRecord
+from toolkit.formats.views_of import ViewReader
 from toolkit.pipeline.runtime import Compute
 from toolkit.training.resident import ResidentSource
 from toolkit.training.stream import StreamSource
 from toolkit.training.targets import Targets
+from toolkit.views.plan import Plan
+
+SOURCES = ("auto", "resident", "stream")
+_SHARE = 0.5  # of what is free: the network and the batches in flight need the rest
+_MEMORY = Path("/proc/meminfo")
 
 
 def open_source(
@@ -20,10 +34,44 @@ def open_source(
     seed: int,
     compute: Compute,
     targets: Targets | None = None,
+    kind: str = "auto",
 ) -> ResidentSource | StreamSource:
-    """Batches of the rows of `images` at `indices_m`, shown as the data's plan says."""
+    """Batches of the rows of `images` at `indices_m`, shown as the data's plan says.
+
+    `kind` is one of SOURCES: auto is resident where images and targets fit in half of the device's free memory. Raises
+    UsageError for another, and for resized crops that should be resident.
+    """
+    check_source(kind, data.plan)
+    needed = resident_bytes(len(indices_m), data, targets)
+    if kind == "auto":
+        fits = data.plan.finite and needed <= _SHARE * free_bytes(compute.device)
+        kind = "resident" if fits else "stream"
     common = (data.plan, data.mean, data.std, batch_size, seed, compute.device, compute.dtype, targets)
-    if data.plan.finite:
-        frames, records = images.frames(indices_m), images.records_n[indices_m]
-        return ResidentSource(frames, records["label"], records["row"], *common)
-    return StreamSource(images, indices_m, *common, workers=compute.threads)
+    if kind == "stream":
+        return StreamSource(images, indices_m, *common, workers=compute.threads)
+    frames = ViewReader(images, data.plan, batch_size, compute.device, compute.threads).frames(indices_m)
+    records = images.records_n[indices_m]
+    return ResidentSource(frames, records["label"], records["row"], *common)
+
+
+def check_source(kind: str, plan: Plan | None = None) -> None:
+    """Raises UsageError for a source that does not exist, or not for views of this plan."""
+    if kind not in SOURCES:
+        raise unknown_name("source", kind, list(SOURCES))
+    if kind == "resident" and plan is not None and not plan.finite:
+        raise UsageError(f"--source resident: views of {plan.family} are cut by FFCV's decoder. Use --source stream")
+
+
+def resident_bytes(rows: int, data: DataRecord, targets: Targets | None) -> int:
+    """What the resident source holds: frames with their border, and targets."""
+    border = 2 * (data.plan.padding or 0)
+    pixels = (data.plan.height + border) * (data.plan.width + border)
+    return rows * pixels * 3 + (targets.bytes if targets is not None else 0)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on the device; a CPU's includes what the system would give back."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    available = re.search(r"MemAvailable:\s+(\d+) kB", _MEMORY.read_text()) if _MEMORY.exists() else None
+    return int(available[1]) * 1024 if available else 1 << 32

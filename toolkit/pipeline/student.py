@@ -23,9 +23,9 @@ from toolkit.formats.workspace import Workspace
 from toolkit.models.zoo import build_model, images_seen
 from toolkit.pipeline.data import ensure_packed
 from toolkit.pipeline.knowledge import Knowledge, load_knowledge
-from toolkit.pipeline.run_folder import earlier_result, forget, keep, trained_name
+from toolkit.pipeline.run_folder import compiled_settings, earlier_result, forget, keep, trained_name
 from toolkit.pipeline.runtime import Compute, compute_on
-from toolkit.pipeline.sources import open_source
+from toolkit.pipeline.sources import check_source, open_source
 from toolkit.training.evaluate import predict, top1
 from toolkit.training.loop import EpochResult, Trainer
 from toolkit.training.run import run_to_end
@@ -51,6 +51,8 @@ def distill(
     device: str = "auto",
     precision: str = "auto",
     threads: int | None = None,
+    source: str = "auto",
+    compiled: bool = False,
     data_dir: Path | None = None,
     force: bool = False,
     progress: Progress = silent,
@@ -61,16 +63,19 @@ def distill(
 
     `iterations`, instead of `epochs`, ends the run after that many steps. A killed run resumes; a finished one with
     the same settings is returned as it is. `top1` and `agreement` (percent, test split) are the last epoch's, never the
-    best one's. Raises UsageError or FailureError.
+    best one's. `source` is one of pipeline.sources.SOURCES, `compiled` goes through torch.compile. Raises UsageError or
+    FailureError.
     """
     asked = DistillSettings(alpha, temperature, match, iterations)
     compute = compute_on(device, precision, threads)
     settled = resolve_recipe(recipe, epochs, batch_size, lr)
     checked_seed(seed)
+    check_source(source)
     if epochs is not None and iterations is not None:
         raise UsageError(f"--epochs {epochs} and --iterations {iterations} both say how long: give one of them")
     bundle = open_bundle(workspace.subset(subset) if subset is not None else workspace.newest_subset())
     taken = f"subset {bundle.folder} ({bundle.record.rows:,} rows)"  # said once nothing is wrong with what was asked
+    check_source(source, bundle.data.plan)
     batches_per_epoch = -(-bundle.record.rows // settled.batch_size)
     steps = iterations or settled.epochs * batches_per_epoch
     settled = replace(settled, epochs=-(-steps // batches_per_epoch))
@@ -78,6 +83,7 @@ def distill(
     if knowledge and isinstance(knowledge.targets.encoding, TopLogits):
         tail_weights(temperature)  # refuses a temperature that the rest's log-sum-exps do not reach
     settings = _settings(bundle, knowledge, asked, settled, compute, recipe, arch, width, seed, steps)
+    settings |= compiled_settings(compiled)
     folder = workspace.run(_default_name(settings, iterations) if name is None else name)
     weights, finished = folder / "student.pt", folder / "run.json"
     with only_writer(weights):
@@ -89,13 +95,13 @@ def distill(
         images_before = images_seen()
         targets = knowledge.targets if knowledge else None
         images, rows_m = bundle.images(), bundle.indices_m
-        source = open_source(images, rows_m, bundle.data, settled.batch_size, seed, compute, targets)
+        fed = open_source(images, rows_m, bundle.data, settled.batch_size, seed, compute, targets, source)
         model = compute.place(build_model(arch, bundle.data.classes, width, seed))
         if force:
             forget(folder)
         on_start(taken)
         loss = distillation_loss(alpha, temperature)
-        trainer = Trainer(model, source, loss, settled, steps, compute.device, compute.precision)
+        trainer = Trainer(model, fed, loss, settled, steps, compute.device, compute.precision, compiled)
         history = run_to_end(trainer, folder, settings, progress, on_epoch)
         seconds = sum(epoch["elapsed_s"] for epoch in history)
         result = {
@@ -106,6 +112,9 @@ def distill(
             **{key: settings[key] for key in ("alpha", "temperature", "match", "views", "epochs", "seed")},
             "images_per_s": sum(epoch["images"] for epoch in history) / seconds,
             "seconds": seconds,
+            "source": fed.name,
+            "wait_share": sum(epoch["wait_s"] for epoch in history) / seconds,
+            "compile_s": trainer.compile_s,
             "teacher_forward_passes": images_seen() - images_before - images_seen(model),
         }
         keep(

@@ -18,7 +18,7 @@ from toolkit.formats.cache import CacheReader, open_cache
 from toolkit.formats.dataset import PackedData, cache_command
 from toolkit.formats.workspace import Workspace, checked_name
 from toolkit.pipeline.data import ensure_packed
-from toolkit.pipeline.teacher import find_teacher
+from toolkit.pipeline.known_teachers import find_teacher
 from toolkit.selection import choose
 from toolkit.selection.methods import METHODS
 from toolkit.subset.cut import adds_to, cut_bundle, cut_targets

@@ -1,4 +1,4 @@
-"""kdtool train-teacher, and finding a teacher by name or file."""
+"""kdtool train-teacher, and loading a teacher."""
 
 from __future__ import annotations
 
@@ -20,42 +20,13 @@ from toolkit.formats.dataset import DataRecord, PackedData
 from toolkit.formats.workspace import Workspace, checked_name
 from toolkit.models.zoo import build_model, load_weights
 from toolkit.pipeline.data import bundle_and_data
-from toolkit.pipeline.run_folder import earlier_result, forget, keep, trained_name
+from toolkit.pipeline.run_folder import compiled_settings, earlier_result, forget, keep, trained_name
 from toolkit.pipeline.runtime import Compute, compute_on
-from toolkit.pipeline.sources import open_source
+from toolkit.pipeline.sources import check_source, open_source
 from toolkit.teacher.train import label_loss
 from toolkit.training.evaluate import predict, top1
 from toolkit.training.loop import EpochResult, Trainer
 from toolkit.training.run import run_to_end
-
-PRETRAINED_FOLDER = Path(__file__).parent.parent / "pretrained"
-PRETRAINED = {"fashion-mnist": "fashion-mnist-resnet20", "digits": "digits-resnet8"}
-
-
-def find_teacher(workspace: Workspace, teacher: str | None, dataset: str) -> tuple[str, Path]:
-    """(name, checkpoint) of a teacher: a file, one trained in the workspace, a packaged one, or the data set's default.
-
-    Raises FailureError that says what to run when there is none.
-    """
-    if teacher is None:
-        if dataset not in PRETRAINED:
-            raise FailureError(
-                f"no teacher for {dataset} comes with kdtool. Run: kdtool train-teacher --dataset {dataset}, "
-                "then pass its name as --teacher"
-            )
-        teacher = PRETRAINED[dataset]
-    if Path(teacher).is_file():
-        file = Path(teacher)
-        return (file.parent.name if file.stem in ("teacher", "student") else file.stem), file
-    for path in (workspace.teacher(teacher) / "teacher.pt", PRETRAINED_FOLDER / f"{teacher}.pt"):
-        if path.is_file():
-            return teacher, path
-    trained = sorted(path.parent.name for path in workspace.root.glob("teachers/*/teacher.pt"))
-    known = ", ".join([*trained, *PRETRAINED.values()])
-    raise FailureError(
-        f"--teacher {teacher}: neither a file nor a teacher known here ({known}). "
-        f"Run: kdtool train-teacher --dataset {dataset} --name {teacher}"
-    )
 
 
 def load_model(path: Path, data: PackedData, compute: Compute) -> tuple[Checkpoint, torch.nn.Module]:
@@ -100,6 +71,8 @@ def train_teacher(
     device: str = "auto",
     precision: str = "auto",
     threads: int | None = None,
+    source: str = "auto",
+    compiled: bool = False,
     force: bool = False,
     progress: Progress = silent,
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
@@ -112,7 +85,9 @@ def train_teacher(
     compute = compute_on(device, precision, threads)
     settled = resolve_recipe(recipe, epochs, batch_size, lr)
     checked_seed(seed)
+    check_source(source)
     bundle, data = bundle_and_data(workspace, subset, dataset, data_dir, limit, progress)
+    check_source(source, data.record.plan)
     settings = {
         "dataset": data.record.dataset,
         "data_fingerprint": data.record.train_fingerprint,
@@ -126,6 +101,7 @@ def train_teacher(
         "recipe": recipe,
         **asdict(settled),
         "milestones": list(settled.milestones),
+        **compiled_settings(compiled),
     }
     name = checked_name(_default_name(data.record, settings) if name is None else name)
     folder = workspace.teacher(name)
@@ -137,11 +113,11 @@ def train_teacher(
             return earlier
         train, test = data.split("train"), data.split("test")
         rows_m = np.arange(len(train)) if bundle is None else bundle.rows_of(data.record)
-        source = open_source(train, rows_m, data.record, settled.batch_size, seed, compute)
+        fed = open_source(train, rows_m, data.record, settled.batch_size, seed, compute, kind=source)
         if force:
             forget(folder)
-        steps = settled.epochs * source.batches_per_epoch
-        trainer = Trainer(model, source, label_loss, settled, steps, compute.device, compute.precision)
+        steps = settled.epochs * fed.batches_per_epoch
+        trainer = Trainer(model, fed, label_loss, settled, steps, compute.device, compute.precision, compiled)
         history = run_to_end(trainer, folder, settings, progress, on_epoch)
         shown = (data.record.plan, data.record.mean, data.record.std)
         predicted_n = predict(model, test, *shown, compute.device, compute.precision)
@@ -149,7 +125,7 @@ def train_teacher(
             "path": str(weights),
             "name": name,
             "top1": top1(predicted_n, test.labels_n),
-            "rows": len(source),
+            "rows": len(fed),
             "epochs": settled.epochs,
             "seconds": sum(epoch["elapsed_s"] for epoch in history),
         }

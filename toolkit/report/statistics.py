@@ -57,9 +57,9 @@ def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
     bb = weight * sum((y - b) ** 2 for y in theirs)
     ab = weight * sum((x - a) * (y - b) for x, y in zip(ours, theirs, strict=True))
     leading, inner = b * b - bb, (a * b - ab) ** 2 - (a * a - aa) * (b * b - bb)
-    if leading <= 0 or inner < 0:
+    if leading <= 0:
         return Ratio(a / b if b else math.nan, -math.inf, math.inf, n)
-    root = math.sqrt(inner)
+    root = math.sqrt(max(inner, 0.0))  # below 0 by rounding alone, where ours are all but theirs, scaled
     return Ratio(a / b, (a * b - ab - root) / leading, (a * b - ab + root) / leading, n)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from toolkit.core.errors import FailureError
 from toolkit.core.files import need_space, whole_folder
 from toolkit.core.versions import command_line, now, versions
-from toolkit.formats.beton import Beton, cut, open_beton
+from toolkit.formats.beton import Beton, cut
 from toolkit.formats.bundle import Bundle, SubsetRecord, open_bundle, write_bundle_records
 from toolkit.formats.cache import CacheReader, CacheRecord, grown_cache, new_cache, open_cache
 
@@ -29,10 +29,9 @@ def cut_bundle(
             record = replace(record, images_fingerprint=record.data["train_fingerprint"])
         else:
             file, indices_m = "images.beton", np.arange(len(rows_m))
-            cut(train, rows_m, temporary / file)
-            images = open_beton(temporary / file)
-            size = images.path.stat().st_size
-            record = replace(record, images_fingerprint=images.content_fingerprint(), bytes=size)
+            images_fingerprint = cut(train, rows_m, temporary / file)
+            size = (temporary / file).stat().st_size
+            record = replace(record, images_fingerprint=images_fingerprint, bytes=size)
         write_bundle_records(temporary, record, file, indices_m, rows_m)
         bundle = open_bundle(temporary)
         _carry_targets(folder, bundle)

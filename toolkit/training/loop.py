@@ -6,7 +6,7 @@ Shapes: b batch, c classes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,12 +17,17 @@ from toolkit.core.device import autocast
 from toolkit.core.errors import FailureError
 from toolkit.core.progress import Progress, silent
 from toolkit.core.recipes import Recipe, lr_at
+from toolkit.training.compile import Forward, compiled_forward
 from toolkit.training.showing import Batch
 
 Loss = Callable[[Tensor, Batch], Tensor]
 
 
 class Source(Protocol):
+    """What the loop trains on: ResidentSource or StreamSource. Every batch but the last has `batch_size` rows."""
+
+    batch_size: int
+
     @property
     def batches_per_epoch(self) -> int: ...
 
@@ -34,7 +39,8 @@ class Source(Protocol):
 @dataclass(frozen=True)
 class EpochResult:
     """`loss` and `train_top1` are means over the epoch's steps and images, on the views shown, as the weights moved.
-    `epoch` counts from 1, and `steps` from the start of the run."""
+    `epoch` counts from 1, and `steps` from the start of the run. `wait_s`, of `elapsed_s`, is how long the loop stood
+    waiting for its next batch: for the source to draw or to read it."""
 
     epoch: int
     steps: int
@@ -44,12 +50,31 @@ class EpochResult:
     lr: float
     images_per_s: float
     elapsed_s: float
+    wait_s: float
+
+
+class _Timed:
+    """Batches, and the seconds spent waiting for them."""
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self._batches, self.wait_s = iter(batches), 0.0
+
+    def __iter__(self) -> _Timed:
+        return self
+
+    def __next__(self) -> Batch:
+        start_s = time.perf_counter()
+        try:
+            return next(self._batches)
+        finally:
+            self.wait_s += time.perf_counter() - start_s
 
 
 class Trainer:
     """A network, its optimizer and its place in the run. `run_epoch` is all it does; `state` is all it needs to resume.
 
-    `total_steps` ends the run, within an epoch if need be. The network is trained in place.
+    `total_steps` ends the run, within an epoch if need be. The network is trained in place. With `compiled`, whole
+    batches go through torch.compile; `compile_s` is what that took, outside of every epoch's time.
     """
 
     def __init__(
@@ -61,10 +86,13 @@ class Trainer:
         total_steps: int,
         device: torch.device,
         precision: str,
+        compiled: bool = False,
     ) -> None:
         self.model, self.source, self.loss, self.recipe = model, source, loss, recipe
         self.total_steps, self.device, self.precision = total_steps, device, precision
         self.epoch, self.step = 0, 0
+        self.compiled, self.compile_s = compiled, 0.0
+        self._whole: Forward | None = None  # compiled when the first whole batch is there
         self.optimizer = torch.optim.SGD(
             model.parameters(),
             lr=recipe.lr,
@@ -88,10 +116,11 @@ class Trainer:
         self.model.train()
         losses: list[Tensor] = []  # device tensors: reading one would make the host wait
         hits: list[Tensor] = []
-        images, first_step, start_s = 0, self.step, time.perf_counter()
+        images, first_step, start_s, compile_before_s = 0, self.step, time.perf_counter(), self.compile_s
+        batches = _Timed(self.source.batches(self.epoch))
         label = f"epoch {self.epoch + 1}/{self.epochs}"
         with progress(label, len(self.source), "img") as tick:
-            for batch in self.source.batches(self.epoch):
+            for batch in batches:
                 if self.finished:
                     break
                 loss, hits_b = self._step(batch)
@@ -102,7 +131,7 @@ class Trainer:
         steps = torch.stack(losses)
         self._refuse_nan(steps, first_step)
         self._refuse_broken_weights()
-        elapsed_s = time.perf_counter() - start_s
+        elapsed_s = time.perf_counter() - start_s - (self.compile_s - compile_before_s)
         self.epoch += 1
         return EpochResult(
             epoch=self.epoch,
@@ -113,13 +142,15 @@ class Trainer:
             lr=self.optimizer.param_groups[0]["lr"],
             images_per_s=images / elapsed_s,
             elapsed_s=elapsed_s,
+            wait_s=batches.wait_s,
         )
 
     def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         for group in self.optimizer.param_groups:
             group["lr"] = lr_at(self.recipe, self.step, self.total_steps)
+        forward = self._forward_for(batch)
         with autocast(self.device, self.precision):
-            logits_bc = self.model(batch.images_bchw)
+            logits_bc = forward(batch.images_bchw)
         logits_bc = logits_bc.to(batch.images_bchw.dtype)
         loss = self.loss(logits_bc, batch)
         self.optimizer.zero_grad(set_to_none=True)
@@ -127,6 +158,14 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         return loss.detach(), (logits_bc.detach().argmax(dim=1) == batch.labels_b).sum()
+
+    def _forward_for(self, batch: Batch) -> Forward:
+        """The compiled one for whole batches only: a ragged last batch would be compiled for once more."""
+        if not self.compiled or len(batch.labels_b) != self.source.batch_size:
+            return self.model
+        if self._whole is None:
+            self._whole, self.compile_s = compiled_forward(self.model, batch.images_bchw, self.precision)
+        return self._whole
 
     @staticmethod
     def _refuse_nan(losses: Tensor, first_step: int) -> None:

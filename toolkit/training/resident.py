@@ -23,6 +23,8 @@ class ResidentSource:
     subset. `mean` and `std` are per channel, of 0 … 1 pixel values. Raises UsageError where targets and rows differ.
     """
 
+    name = "resident"
+
     def __init__(
         self,
         images_nhwc: np.ndarray,

@@ -1,31 +1,48 @@
-"""The streaming source: FFCV's Loader decodes, and the same views, order and targets follow as from the resident one.
+"""The streaming source: images come batch by batch from FFCV's Loader, targets from disk, both ahead of the step.
 
-Shapes: n rows, b batch, c classes.
+Shapes: n rows, b batch, c classes, k cached slots, g what a renderer is told of a view (Plan.geometry).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from toolkit.core.errors import UsageError
+from toolkit.core.errors import FailureError, UsageError
 from toolkit.formats.beton import Beton
+from toolkit.training.prefetch import made_ahead
 from toolkit.training.showing import Batch, Showing
-from toolkit.training.targets import Targets
+from toolkit.training.targets import Columns, TargetReader, Targets
 from toolkit.views.plan import Plan
 from toolkit.views.render import Renderer, normalise
 
 _CPU = torch.device("cpu")
+_AHEAD = 2  # batches read beyond the one in the step; FFCV decodes some more
+
+
+class _Read(NamedTuple):
+    """A batch as it comes from disk, on the CPU (pinned for a GPU): images uint8, labels and rows int64."""
+
+    images_bhwc: Tensor
+    labels_b: Tensor
+    rows_b: Tensor
+    views_b3: Tensor | None
+    targets: Columns | None
 
 
 class StreamSource:
     """Batches of any epoch through an FFCV Loader (`loader`) over the rows of `images` at `indices_n`, increasing.
 
-    Pad-crops are drawn in torch on `device`, resized crops in the decoder. Iterating over the source itself gives one
-    epoch after the other. Other parameters as in ResidentSource.
+    A thread of its own waits for FFCV, copies what it gave, and gathers targets; to a GPU everything is sent from
+    pinned memory without waiting. Pad-crops are drawn in torch on `device`, resized crops in the decoder. Iterating
+    over the source itself gives one epoch after the other. Other parameters as in ResidentSource.
     """
+
+    name = "stream"
 
     def __init__(
         self,
@@ -48,11 +65,13 @@ class StreamSource:
         self._indices_n = np.asarray(indices_n, dtype=np.uint64)
         self._mean_c = torch.tensor(mean, dtype=dtype, device=device)
         self._std_c = torch.tensor(std, dtype=dtype, device=device)
-        self._targets = targets.table(device, dtype, held_on=_CPU) if targets is not None else None
+        self._targets = TargetReader(targets, dtype) if targets is not None else None
         self._next_epoch, self._begun = 0, 0
         self._boxes_n5 = None  # of every row of the file: FFCV's decoder looks them up
         decoder = None
-        if not plan.finite:
+        if plan.finite:
+            images.need_one_size()
+        else:
             from toolkit.formats.ffcv_boxes import BoxDecoder
 
             self._boxes_n5 = np.zeros((len(images), 5), dtype=np.int32)
@@ -87,19 +106,51 @@ class StreamSource:
         if self._boxes_n5 is not None:
             self._boxes_n5[self._indices_n] = geometry_ng
         self.loader.next_epoch = epoch
-        with one_epoch(self.loader) as batches:
-            for images_bhwc, labels_b1, rows_b1 in batches:
-                if begun != self._begun:
-                    raise UsageError("this loader has begun another epoch: one at a time, or open a second loader")
-                rows_b = rows_b1[:, 0]
-                at = np.searchsorted(self.showing.rows_n, rows_b.numpy())
-                drawn_bhwc = images_bhwc.to(self._device)
-                if self._boxes_n5 is None:
-                    views_b3 = torch.from_numpy(geometry_ng[at]).to(self._device)
-                    renderer = Renderer(drawn_bhwc, self.showing.plan)
-                    drawn_bhwc = renderer.draw(torch.arange(len(at), device=self._device), views_b3)
-                logits_bc = None
-                if self._targets is not None:
-                    logits_bc = self._targets.gather(torch.from_numpy(slot_n[at] * len(self) + at))
-                images_bchw = normalise(drawn_bhwc, self._mean_c, self._std_c)
-                yield Batch(images_bchw, labels_b1[:, 0].to(self._device), rows_b.to(self._device), logits_bc)
+        kept = Tensor.clone if self._device.type == "cpu" else Tensor.pin_memory
+        with (
+            one_epoch(self.loader, kept) as given,
+            made_ahead(self._read(given, begun, geometry_ng, slot_n, self.showing.order(epoch)), _AHEAD) as batches,
+        ):
+            for batch in batches:
+                yield self._drawn(batch)
+
+    def _read(
+        self,
+        given: Iterator[tuple[Tensor, ...]],
+        begun: int,
+        geometry_ng: np.ndarray,
+        slot_n: np.ndarray,
+        order_n: np.ndarray,
+    ) -> Generator[_Read, None, None]:
+        """What FFCV gives, with the views and targets that belong to it."""
+        for start, (images_bhwc, labels_b1, rows_b1) in zip(range(0, len(self), self.batch_size), given, strict=False):
+            if begun != self._begun:
+                raise UsageError("this loader has begun another epoch: one at a time, or open a second loader")
+            at_b = order_n[start : start + self.batch_size]
+            if not np.array_equal(rows_b1[:, 0].numpy(), self.showing.rows_n[at_b]):
+                raise FailureError(f"{self.loader.reader.file_name}: FFCV's loader gave other rows than asked for")
+            views_b3 = None if self._boxes_n5 is not None else self._ready(torch.from_numpy(geometry_ng[at_b]))
+            columns = None
+            if self._targets is not None:
+                read = self._targets.read(slot_n[at_b], at_b)
+                columns = {name: self._ready(rows) for name, rows in read.items()}
+            yield _Read(images_bhwc, labels_b1[:, 0], rows_b1[:, 0], views_b3, columns)
+
+    def _drawn(self, read: _Read) -> Batch:
+        images_bhwc = self._sent(read.images_bhwc)
+        if read.views_b3 is not None:
+            views_b3 = self._sent(read.views_b3)
+            renderer = Renderer(images_bhwc, self.showing.plan)
+            images_bhwc = renderer.draw(torch.arange(len(views_b3), device=self._device), views_b3)
+        logits_bc = None
+        if self._targets is not None and read.targets is not None:
+            logits_bc = self._targets.decode({name: self._sent(rows) for name, rows in read.targets.items()})
+        images_bchw = normalise(images_bhwc, self._mean_c, self._std_c)
+        return Batch(images_bchw, self._sent(read.labels_b), self._sent(read.rows_b), logits_bc)
+
+    def _ready(self, tensor: Tensor) -> Tensor:
+        return tensor if self._device.type == "cpu" else tensor.pin_memory()
+
+    def _sent(self, tensor: Tensor) -> Tensor:
+        """On the device. From pinned memory the host does not wait for it to arrive."""
+        return tensor.to(self._device, non_blocking=True)

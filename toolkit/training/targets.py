@@ -1,11 +1,13 @@
 """What a student learns from: cached logits in the encoding they are stored in, decoded a batch at a time.
 
+They are held on the device (`TargetTable`), or left on disk and read ahead of the step (`TargetReader`).
+
 Shapes: n rows, b batch, c classes, k cached slots, K classes kept of each row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +16,8 @@ import torch
 from torch import Tensor
 
 from toolkit.core.errors import UsageError, unknown_name
-from toolkit.formats.encodings import Arrays, Encoding, FullLogits, Int8Logits, TopLogits
+from toolkit.formats.encodings import Encoding, FullLogits, Int8Logits, TopLogits
+from toolkit.formats.mapped import SlotsOnDisk
 
 MATCHES = ("exact", "nearest", "mean")
 _SIGNED = {2: np.int16, 4: np.int32}  # torch gathers few unsigned types
@@ -35,11 +38,12 @@ class TopK(NamedTuple):
 class Targets:
     """The encoded logits of the first k slots, each array (k, n, …), and how a shown view finds its own among them.
 
-    Raises UsageError for an unknown match, and for the mean of logits that are not all there.
+    The arrays may lie on disk (CacheReader.encoded). Raises UsageError for an unknown match, and for the mean of logits
+    that are not all there.
     """
 
     encoding: Encoding
-    arrays: Arrays
+    arrays: Mapping[str, np.ndarray | SlotsOnDisk]
     match: str
 
     def __post_init__(self) -> None:
@@ -69,37 +73,74 @@ class Targets:
     def rows(self) -> int:
         return next(iter(self.arrays.values())).shape[1]
 
-    def dense(self, slot: int) -> np.ndarray:
-        """The logits of one slot: (n, c) float32."""
-        return self.encoding.dense({name: array[slot] for name, array in self.arrays.items()})
+    @property
+    def bytes(self) -> int:
+        """What a table of them takes."""
+        if self.match == "mean":
+            return self.rows * self.encoding.classes * 4
+        return self.slots * self.rows * self.encoding.bytes_per_view
 
-    def mean(self) -> np.ndarray:
+    def dense(self, slot: int, at_b: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """The logits of one slot, of all rows or those at `at_b`: (n, c) float32."""
+        return self.encoding.dense({name: array[slot][at_b] for name, array in self.arrays.items()})
+
+    def mean(self, at_b: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Each row's logits, averaged over the slots: (n, c) float32. One slot at a time is decoded."""
-        total_nc = self.dense(0)
+        total_nc = self.dense(0, at_b)
         for slot in range(1, self.slots):
-            total_nc += self.dense(slot)
+            total_nc += self.dense(slot, at_b)
         return total_nc / np.float32(self.slots)
 
-    def table(self, device: torch.device, dtype: torch.dtype, held_on: torch.device | None = None) -> TargetTable:
-        """What batches on `device` are gathered from, in `dtype`; it stays on `held_on`, else on `device`."""
+    def table(self, device: torch.device, dtype: torch.dtype) -> TargetTable:
+        """What batches on `device` are gathered from, in `dtype`."""
         if self.match == "mean":
-            mean = Targets.of_logits(self.mean()[None], "exact")
-            return mean.table(device, dtype, held_on)
-        return TargetTable(self, device, dtype, held_on or device)
+            return Targets.of_logits(self.mean()[None], "exact").table(device, dtype)
+        return TargetTable(self, device, dtype)
 
 
 class TargetTable:
-    """The encoded rows of every slot, end to end: row n of slot k stands at k·(rows) + n. See `Targets.table`."""
+    """The encoded rows of every slot on the device, end to end: row n of slot k stands at k·(rows) + n."""
 
-    def __init__(self, targets: Targets, device: torch.device, dtype: torch.dtype, held_on: torch.device) -> None:
-        self._device, self._dtype = device, dtype
-        self._columns = {name: _tensor(array).to(held_on).flatten(0, 1) for name, array in targets.arrays.items()}
-        self._decode = _DECODERS[type(targets.encoding)]
+    def __init__(self, targets: Targets, device: torch.device, dtype: torch.dtype) -> None:
+        self._dtype, self._decode = dtype, _DECODERS[type(targets.encoding)]
+        self._columns = {name: _on_device(array, device) for name, array in targets.arrays.items()}
 
     def gather(self, at_b: Tensor) -> Tensor | TopK:
-        """The targets at the positions `at_b`, int64, on the device that holds the table. The host never waits."""
-        columns = {name: column.index_select(0, at_b).to(self._device) for name, column in self._columns.items()}
+        """The targets at the positions `at_b`, int64, on the device. The host never waits."""
+        return self._decode({name: rows.index_select(0, at_b) for name, rows in self._columns.items()}, self._dtype)
+
+
+class TargetReader:
+    """The encoded rows of a batch from arrays that may lie on disk: `read` in any thread, `decode` on the device."""
+
+    def __init__(self, targets: Targets, dtype: torch.dtype) -> None:
+        self._targets, self._dtype = targets, dtype
+        stored = FullLogits if targets.match == "mean" else type(targets.encoding)
+        self._decode = _DECODERS[stored]
+
+    def read(self, slot_b: np.ndarray, at_b: np.ndarray) -> Columns:
+        """The stored rows `at_b` of the slots `slot_b`, both int64, on the CPU."""
+        if self._targets.match == "mean":
+            return {"logits": torch.from_numpy(self._targets.mean(at_b))}
+        return {name: _tensor(_picked(array, slot_b, at_b)) for name, array in self._targets.arrays.items()}
+
+    def decode(self, columns: Columns) -> Tensor | TopK:
+        """What `read` gave, wherever it has been sent since, as targets there."""
         return self._decode(columns, self._dtype)
+
+
+def _picked(array: np.ndarray | SlotsOnDisk, slot_b: np.ndarray, at_b: np.ndarray) -> np.ndarray:
+    """array[slot_b, at_b], for an array whose slots lie apart."""
+    picked = np.empty((len(at_b), *array.shape[2:]), array.dtype)
+    for slot in np.unique(slot_b).tolist():
+        of_slot_b = slot_b == slot
+        picked[of_slot_b] = array[slot][at_b[of_slot_b]]
+    return picked
+
+
+def _on_device(array: np.ndarray | SlotsOnDisk, device: torch.device) -> Tensor:
+    """(k, n, …) as (k·n, …)."""
+    return torch.cat([_tensor(np.array(array[slot])).to(device) for slot in range(array.shape[0])])
 
 
 def _tensor(array: np.ndarray) -> Tensor:

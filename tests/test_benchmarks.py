@@ -1,0 +1,223 @@
+"""The benchmarks compare what they say they compare. No timings here."""
+
+from __future__ import annotations
+
+import json
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import gpu, students
+from benchmarks.live import EQUAL, KDTOOL, kd_loss, live_loop, report, usual_transforms
+from benchmarks.live_run import test_top1 as accuracy_of
+from benchmarks.machine import append, read_lines
+from benchmarks.rounds import Contest, Work, in_turn, row, slowest
+from benchmarks.storage import copy_file, cutting, enlarged
+from benchmarks.training import TEMPERATURE, Epochs, Slices, Step, one_batch, trainer_of
+from toolkit.data.sources import source_named
+from toolkit.distill.losses import soft_target_loss
+from toolkit.formats.bundle import open_bundle
+from toolkit.formats.dataset import open_packed
+from toolkit.formats.workspace import Workspace
+from toolkit.pipeline.runtime import compute_on
+
+
+def third(workspace: Path) -> Any:
+    return open_bundle(workspace / "subsets" / "third")
+
+
+def test_a_live_teacher_is_learned_from_by_kdtools_own_loss():
+    student_bc, teacher_bc = torch.randn(2, 16, 10, generator=torch.Generator().manual_seed(0))
+    assert kd_loss(student_bc, teacher_bc) == pytest.approx(
+        float(soft_target_loss(student_bc, teacher_bc, TEMPERATURE))
+    )
+
+
+@pytest.mark.parametrize("stronger", [False, True])
+def test_the_live_loop_teaches(digits: Path, stronger: bool):
+    bundle, data = third(digits), open_packed(digits / "data" / "digits")
+    torch.manual_seed(0)
+    how = {"workers": 0, "batch_size": 64, "stronger": stronger, "lr": 0.1}
+    loop = live_loop(data, bundle.images(), bundle.indices_m, compute_on("cpu", "float32"), **how)
+    weights = [weight.clone() for weight in loop.teacher.parameters()]
+    images = sum(loop.train(loop.loader) for _ in range(8))
+    assert images == 8 * len(bundle.rows_m)
+    assert len(loop.losses) == len(loop.accuracies) == 8 * len(loop.loader)
+    assert np.mean(loop.losses[-7:]) < 0.5 * np.mean(loop.losses[:7])
+    assert accuracy_of(loop, data) > 50
+    assert all(torch.equal(before, now) for before, now in zip(weights, loop.teacher.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("dataset", "flips"), [("fashion-mnist", True), ("digits", False)])
+def test_the_live_loop_mirrors_only_what_kdtool_mirrors(digits: Path, dataset: str, flips: bool):
+    record = open_packed(digits / "data" / "digits").record
+    object.__setattr__(record, "family", source_named(dataset).family)
+    assert ("RandomHorizontalFlip" in repr(usual_transforms(record))) == flips
+
+
+def test_contestants_take_turns_and_their_warm_up_is_kept_apart():
+    order: list[str] = []
+
+    def block(name: str, rate: float) -> Any:
+        def run() -> Work:
+            order.append(name)
+            return Work(rate * (1 + len(order)), 1 + len(order))
+
+        return run
+
+    contest = in_turn("turns", "img", {"a": block("a", 2.0), "b": block("b", 4.0)}, rounds=3)
+    assert "".join(order) == "ab" + "ab" + "ba" + "ab"
+    assert contest.rates == {"a": [2.0] * 3, "b": [4.0] * 3} and contest.warm_up == {"a": 2.0, "b": 4.0}
+    assert slowest(contest, ["b", "a"]) == "a"
+
+
+def test_no_third_round_is_begun_past_the_time():
+    blocks = {"a": lambda: Work(1.0, 1.0)}
+    assert in_turn("late", "img", blocks, 9, until_s=time.perf_counter() - 1).rounds == 2
+
+
+def test_a_ratio_is_taken_round_by_round():
+    """The machine halves its speed from round to round; the ratio does not move."""
+    contest = Contest("distill", "img", {"ours": [8.0, 4.2, 2.0], "theirs": [10.0, 5.0, 2.5]}, {})
+    found = contest.ratio("ours", "theirs")
+    assert found.median == pytest.approx(0.8)
+    assert found.low_quartile == pytest.approx(0.8) and found.high_quartile == pytest.approx(0.82)
+    assert found.mean.ratio == pytest.approx(14.2 / 17.5) and found.mean.low < 0.8 < found.mean.high
+    assert row(contest, "ours", "theirs")[:4] == ["distill", "4 img/s", "5 img/s", "0.80"]
+    json.dumps(found.to_record())
+
+
+def test_the_sentence_says_how_many_times_as_fast():
+    rates = {KDTOOL: [20.0, 22.0, 20.0], EQUAL: [10.0, 11.0, 10.0], "live, stronger": [16.0, 17.6, 16.0]}
+    said = report(Contest("live", "img", rates, {}), {"precision": "bfloat16", "stronger": {"workers": 0}})
+    assert "2.00 ± 0.00 times as fast as a live-teacher loop at equal precision (bfloat16)" in said
+    assert "1.25 ± 0.00 beside one made stronger" in said
+
+
+def test_slices_are_the_sources_own_batches(digits: Path):
+    source = trainer_of(third(digits), compute_on("cpu", "float32"), 64).source
+    whole = [batch.rows_b for epoch in range(2) for batch in source.batches(epoch)]
+    slices = Slices(source, 3)
+    cut = [batch.rows_b for number in range(4) for batch in slices.batches(number)]
+    assert len(cut) == 12 and all(torch.equal(a, b) for a, b in zip(cut, islice(whole, 12), strict=True))
+
+
+def test_the_time_of_targets_is_taken_in_epochs_of_its_own(digits: Path):
+    epochs = Epochs(trainer_of(third(digits), compute_on("cpu", "float32"), 64), seconds=0.01)
+    assert epochs().amount == epochs.with_targets_timed().amount == len(third(digits).rows_m)
+    assert len(epochs.waited) == len(epochs.targets_s) == 1
+    assert epochs.targets_s[0] > 0 and 0 < epochs.waited[0] < 1
+
+
+def test_the_bound_trains_on_one_batch(digits: Path):
+    compute = compute_on("cpu", "float32")
+    step = Step(one_batch(trainer_of(third(digits), compute, 64)), 10, compute)
+    before = [weight.clone() for weight in step.forward.parameters()]
+    assert step.block(seconds=0)().amount == 64
+    assert not any(torch.equal(old, new) for old, new in zip(before, step.forward.parameters(), strict=True))
+
+
+def test_what_is_cut_is_what_is_copied(digits: Path, tmp_path: Path):
+    large = Workspace(tmp_path)
+    enlarged(open_packed(digits / "data" / "digits"), large, side=12)
+    for block in cutting(large, "digits").values():
+        assert block().amount == pytest.approx((tmp_path / "kept").stat().st_size / 1e6)
+    assert (tmp_path / "copied").read_bytes() == (tmp_path / "subsets/cut/images.beton").read_bytes()
+    copy_file(tmp_path / "kept", tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "kept").read_bytes()
+
+
+def students_file(folder: Path, seeds: range = students.SEEDS) -> Path:
+    def record(part: str, seed: int, seconds: float, **more: Any) -> None:
+        common = {"part": part, "seed": seed, "seconds": seconds, "epochs": 30, "top1": 90.0 + seed}
+        append(
+            folder / "students.jsonl",
+            {**common, **more, "machine": {"cores": 2, "cpu": "x", "bfloat16": "y", "threads": 2}},
+        )
+
+    for part, seconds in (("pack", 10.0), ("cache-teacher", 30.0), ("build-subset", 10.0)):
+        record(part, 0, seconds)
+    for seed in reversed(seeds):
+        record("distill", seed, 90.0 + seed)
+        record(students.LIVE_HALF, seed, 200.0 + 2 * seed, measured=1)
+        record(students.LIVE_ALL, seed, 400.0 + 4 * seed, measured=1)
+    return folder / "students.jsonl"
+
+
+def test_the_students_add_up(tmp_path: Path):
+    said = students.report(read_lines(students_file(tmp_path)))
+    assert "| kdtool, everything   |    5 |   510 s |" in said  # 50 before, and 90 … 94
+    assert "2.00 times as fast as live-teacher runs on the half" in said  # 1,020 over 510
+    assert "4.00 times as fast as live-teacher runs on all the data" in said
+    assert "measured 1 of 30 epochs of each of the live runs" in said
+    assert "92.00 ± 1.58 %" in said
+
+
+def test_a_stopped_study_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file, workspace, ran = tmp_path / "some.jsonl", tmp_path / "workspace", []
+
+    def timed(part: students.Part, epochs: int) -> dict[str, Any]:
+        ran.append((part.name, part.seed))
+        if len(ran) == 5:
+            raise KeyboardInterrupt
+        return {"part": part.name, "seed": part.seed, "seconds": 1.0}
+
+    monkeypatch.setattr(students, "timed", timed)
+    with pytest.raises(KeyboardInterrupt):
+        students.study(file, workspace, "digits", 30, live_epochs=1, whole=True)
+    workspace.mkdir()
+    students.study(file, workspace, "digits", 30, live_epochs=1, whole=True)
+    assert workspace.is_dir()
+    assert len(ran) == 3 + 3 * 5 + 1 + 1 and ran[4] == ran[5]
+    assert len(set(ran)) == len(read_lines(file)) == 19
+
+
+def test_an_estimate_of_a_live_run_counts_its_start_and_its_evaluation_once(tmp_path: Path):
+    result = {
+        "epochs_s": [2.0, 4.0],
+        "evaluation_s": 1.0,
+        "top1": 90.0,
+        "rows": 5,
+        "precision": "float32",
+        "workers": 2,
+    }
+    part = students.Part(students.LIVE_HALF, 0, ["echo", json.dumps(result)], measured=2)
+    record = students.timed(part, epochs=30)
+    assert record["seconds"] == pytest.approx(record["wall_s"] - 6 + 90)
+
+
+def test_a_broken_section_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch):
+    def broken(bench: Any, until_s: float) -> Any:
+        yield {"first": 1}
+        raise RuntimeError("no such kernel")
+
+    def slow(bench: Any, until_s: float) -> Any:
+        while True:
+            time.sleep(0.01)
+        yield {}
+
+    def sound(bench: Any, until_s: float) -> Any:
+        yield {"sound": until_s}
+
+    sections = {"broken": (broken, 9.0), "slow": (slow, 0.1), "sound": (sound, 9.0)}
+    monkeypatch.setattr(gpu, "SECTIONS", sections)
+    kept: list[Any] = []
+    gpu.run_sections(None, list(sections), time.perf_counter() + 100, lambda found: kept.append(json.dumps(found)))  # type: ignore[arg-type]
+    found = json.loads(kept[-1])
+    assert found["broken"]["results"] == [{"first": 1}] and "no such kernel" in found["broken"]["error"]
+    assert "stopped after 0 s" in found["slow"]["error"]
+    assert "error" not in found["sound"] and len(kept) == 3
+
+
+def test_the_gpu_command_runs_through_on_a_cpu(tmp_path: Path):
+    gpu.main(["--device", "cpu", "--quick", "--workspace", str(tmp_path / "workspace"), "--out", str(tmp_path)])
+    (file,) = tmp_path.glob("throughput-gpu-cpu-*.json")
+    sections = json.loads(file.read_text())["sections"]
+    assert list(sections) == list(gpu.SECTIONS)
+    assert [name for name, section in sections.items() if "error" in section or not section["results"]] == []
+    assert "top1" in sections["paper"]["results"][0]["result"]

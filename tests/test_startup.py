@@ -1,0 +1,103 @@
+"""Starting up: what each command imports, by name and in an interpreter of its own. What is not imported costs nothing.
+
+Times are for the benchmarks: a busy machine would fail them here.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from toolkit.cli import cli
+
+HEAVY = {"torch", "numpy", "h5py", "ffcv", "numba", "torchvision", "sklearn", "scipy", "PIL", "tqdm", "matplotlib"}
+# Torch's compiler, over a second: torch's optimizers import it too, so training can't do without.
+COMPILER = {"torch._dynamo", "torch._inductor"}
+# torch itself imports tqdm
+UNUSED = HEAVY - {"torch", "numpy", "h5py", "tqdm"}
+_LISTING = "\nimport atexit, sys\natexit.register(lambda: print('\\n' + ' '.join(sys.modules)))\n"
+
+
+def modules_after(code: str, *words: object) -> set[str]:
+    """The modules a fresh interpreter holds at its exit, after running `code` with these words as its arguments."""
+    command = [sys.executable, "-c", _LISTING + code, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def modules_of(*words: object) -> set[str]:
+    """The modules that a kdtool command leaves behind."""
+    return modules_after("from toolkit.cli import main; main()", *words)
+
+
+@pytest.fixture(scope="module")
+def copied(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits workspace, to write in, with a student in it."""
+    return Path(shutil.copytree(digits, tmp_path_factory.mktemp("startup") / "work"))
+
+
+@pytest.fixture(scope="module")
+def distilled(copied: Path) -> set[str]:
+    """The modules of a one-step resident run, whose student is left in runs/one."""
+    return modules_of(
+        "distill", "-w", copied, "--subset", "third", "--iterations", 1, "--name", "one", "--source", "resident"
+    )
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], [], *([name, "--help"] for name in cli.commands)], ids=str
+)
+def test_asking_what_kdtool_is_imports_nothing_heavy(words: list[str]):
+    loaded = modules_of(*words)
+    assert "click" in loaded
+    assert loaded & HEAVY == set()
+
+
+def test_help_reads_no_other_packages_versions():
+    assert not modules_of("--help") & {"importlib.metadata", "email", "toolkit.pipeline"}
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    assert not modules_after("import toolkit") & {*HEAVY, "click"}
+
+
+def test_resident_distill_imports_nothing_that_it_does_not_use(distilled: set[str]):
+    assert {"torch", "h5py", "toolkit.training.resident"} <= distilled
+    assert distilled & UNUSED == set()
+    assert not distilled & {"toolkit.formats.ffcv_loader", "toolkit.formats.beton_writer", "toolkit.report.montage"}
+
+
+def test_distill_leaves_torchs_compiler_to_torch():
+    """Its modules import none of it: what does is the optimizer, once there is one."""
+    assert not modules_after("import toolkit.pipeline.student") & {*COMPILER, *UNUSED}
+
+
+@pytest.mark.parametrize(
+    ("words", "unused"),
+    [
+        (["build-subset", "--dataset", "digits", "--frac", "0.2"], {"torch", *UNUSED}),
+        (["build-subset", "--dataset", "digits", "--frac", "0.2", "--method", "hardest"], {"torch", *UNUSED}),
+        (["pack", "--dataset", "digits"], {"torch", *UNUSED}),
+        (["cache-teacher", "--dataset", "digits", "--force"], {*COMPILER, *UNUSED}),
+        (["verify-cache", "--dataset", "digits", "--samples", "16"], {*COMPILER, *UNUSED}),
+        (["inspect", "data/digits"], {"torch", *UNUSED}),
+        (["inspect", "subsets/third"], {"torch", *UNUSED}),
+        (["inspect", "teachers/digits-resnet8/cache.h5"], {"torch", *UNUSED}),
+        (["inspect", "runs/one"], {*COMPILER, *UNUSED}),
+        (["evaluate", "runs/one"], {*COMPILER, *UNUSED}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_command_imports_nothing_that_it_does_not_use(
+    words: list[str], unused: set[str], copied: Path, distilled: set[str]
+):
+    command, *rest = words
+    places = [copied / word if "/" in word else word for word in rest]
+    loaded = modules_of(command, "-w", copied, *places)
+    assert "numpy" in loaded
+    assert loaded & unused == set()

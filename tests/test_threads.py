@@ -1,0 +1,119 @@
+"""How many threads a command uses: a container's share of the machine, unless the user says otherwise."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import toolkit.core.device
+import toolkit.pipeline.runtime
+from toolkit.core.device import available_cpus
+from toolkit.pipeline.runtime import compute_on
+
+CPUS = 64
+
+
+@pytest.fixture()
+def large_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(CPUS)), raising=False)
+
+
+def placed(root: Path, files: dict[str, str]) -> Path:
+    """A folder laid out as control groups are mounted."""
+    for name, text in files.items():
+        path = root / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root / "cgroup"
+
+
+def quota_1(folder: str, quota: str, period: str = "100000\n") -> dict[str, str]:
+    return {f"{folder}/cpu.cfs_quota_us": quota, f"{folder}/cpu.cfs_period_us": period}
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "250000 100000\n"}, 3),
+        ({"cpu.max": "10000 100000\n"}, 1),
+        ({"cpu.max": "9900000 100000\n"}, CPUS),
+        ({"cpu.max": "max 100000\n"}, CPUS),
+        (quota_1("cpu", "300000\n"), 3),
+        (quota_1("cpu,cpuacct", "75000\n", "50000\n"), 2),
+        (quota_1("cpu", "-1\n"), CPUS),
+        ({}, CPUS),
+        ({"cpu.max": ""}, CPUS),
+        ({"cpu.max": "two cores\n"}, CPUS),
+        ({"cpu.max": "0 0\n"}, CPUS),
+        ({"cpu.max": "200000\n"}, CPUS),
+        ({"cpu.max": "-5 100000\n"}, CPUS),
+        ({"cpu/cpu.cfs_quota_us": "300000\n"}, CPUS),
+        ({"cpu.max/a-folder": "where a file was expected"}, CPUS),
+    ],
+)
+def test_a_quota_is_rounded_up_and_what_says_nothing_is_none(
+    files: dict[str, str], expected: int, tmp_path: Path, large_host: None
+):
+    assert available_cpus(placed(tmp_path, files), tmp_path / "none") == expected
+
+
+def test_bytes_that_are_no_text_are_no_quota(tmp_path: Path, large_host: None):
+    root = placed(tmp_path, {"cpu.max": ""})
+    (root / "cpu.max").write_bytes(b"\xff\xfe200000 100000")
+    assert available_cpus(root, tmp_path / "none") == CPUS
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        ("0::/a.slice/b.service\n", {"a.slice/b.service/cpu.max": "400000 100000"}, 4),
+        ("0::/a.slice/b.service\n", {"a.slice/b.service/cpu.max": "max 100000", "a.slice/cpu.max": "600000 100000"}, 6),
+        ("0::/a.slice\n", {"a.slice/cpu.max": "400000 100000", "cpu.max": "300000 100000"}, 3),
+        ("4:cpu,cpuacct:/job\n3:memory:/other\n0::/\n", quota_1("cpu,cpuacct/job", "500000"), 5),
+        ("4:cpu:/seen/by/the/host\n0::/\n", quota_1("cpu", "200000"), 2),
+        ("3:cpuset:/job\n0::/\n", quota_1("cpu/job", "200000"), CPUS),
+        ("nonsense\n::\n", {"cpu.max": "700000 100000"}, 7),
+    ],
+)
+def test_the_tightest_group_at_or_above_the_process_counts(
+    own: str, files: dict[str, str], expected: int, tmp_path: Path, large_host: None
+):
+    (tmp_path / "own").write_text(own)
+    assert available_cpus(placed(tmp_path, files), tmp_path / "own") == expected
+
+
+def test_the_affinity_mask_counts_where_it_is_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5}, raising=False)
+    assert available_cpus(placed(tmp_path, {"cpu.max": "400000 100000"}), tmp_path / "none") == 2
+
+
+def test_this_machine_has_a_cpu():
+    assert 1 <= available_cpus() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(
+    ("variable", "asked", "cpus", "expected"),
+    [
+        (None, None, 2, 2),
+        (None, None, 99, 8),
+        ("8", None, 2, 8),
+        (None, 5, 2, 5),
+        ("8", 5, 2, 5),
+    ],
+)
+def test_a_quota_sets_torchs_threads_unless_the_user_does(
+    variable: str | None, asked: int | None, cpus: int, expected: int, monkeypatch: pytest.MonkeyPatch
+):
+    now = [8]  # of torch, by its own choice or by the variable
+    monkeypatch.setattr(torch, "get_num_threads", lambda: now[0])
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: now.__setitem__(0, threads))
+    monkeypatch.setattr(toolkit.pipeline.runtime, "available_cpus", lambda: cpus)
+    if variable is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    assert compute_on("cpu", "float32", asked).threads == expected

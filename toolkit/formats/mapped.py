@@ -1,0 +1,46 @@
+"""Arrays that stay on disk: the rows of a contiguous HDF5 dataset through a memory map, slot by slot.
+
+Shapes: k slots, n rows.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+
+class SlotsOnDisk:
+    """What `np.stack` of the slots would be, (k, n, …), with each slot left where it lies. `stack[slot]` is a slot."""
+
+    def __init__(self, slots: list[np.ndarray]) -> None:
+        self._slots = slots
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self._slots), *self._slots[0].shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self._slots[0].dtype
+
+    def __getitem__(self, slot: int) -> np.ndarray:
+        return self._slots[slot]
+
+    def in_memory(self) -> np.ndarray:
+        return np.stack(self._slots)
+
+
+def mapped(path: Path, dataset: h5py.Dataset) -> np.ndarray:
+    """The whole of `dataset` in the file at `path`, read-only; pages come from disk when they are looked at.
+
+    Raises ValueError for a dataset that HDF5 does not keep in one piece.
+    """
+    if 0 in dataset.shape:
+        return np.empty(dataset.shape, dataset.dtype)
+    offset = dataset.id.get_offset()
+    if offset is None:
+        raise ValueError(f"{dataset.name} is not contiguous")
+    # a plain array over the map: slicing a np.memmap costs microseconds
+    return np.asarray(np.memmap(path, dataset.dtype, "r", offset, dataset.shape))
