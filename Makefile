@@ -26,13 +26,14 @@ lint: setup ## ruff and mypy
 	@$(RUN)ruff format --check .
 	@$(RUN)mypy
 
-bench: setup ## throughput of each stage beside its bound (8 minutes)
-	@$(RUN)python -m benchmarks.throughput
+bench: setup ## start-up, and each stage beside its bound (10 minutes); results go to benchmarks/results
+	@$(RUN)python -m benchmarks.startup --save
+	@$(RUN)python -m benchmarks.throughput --save
 
 bench-live: setup ## kdtool's loop beside a live teacher's, in turn (4 minutes)
-	@$(RUN)python -m benchmarks.live
+	@$(RUN)python -m benchmarks.live --save
 
-bench-students: setup ## five students from packing on, beside live-teacher runs (20 minutes; a stopped one goes on)
+bench-students: setup ## five students from packing on, beside live-teacher runs (an hour; a stopped one goes on)
 	@$(RUN)python -m benchmarks.students
 
 bench-gpu: setup ## the same on a GPU (under 8 minutes; DATA=folder of Fashion-MNIST's files, where not downloaded)

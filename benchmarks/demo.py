@@ -6,12 +6,11 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import KDTOOL
 from toolkit.report.tables import table
 
-KDTOOL = str(Path(sys.executable).with_name("kdtool"))
 FRACTION, EPOCHS = 0.1, 30
 
 

@@ -6,12 +6,13 @@
 
 It has not been run on a GPU yet; tests/test_benchmarks.py runs it on a CPU.
 
-Sections, in the order of what would be missed most: distill from the resident source beside its bound; the student's
-step eager and compiled; the paper's run (ResNet-32, 240 epochs, batch 64, half the data) by the command itself, from
-its start to its end; the live-teacher loop; cache-teacher; distill from the streaming source. Each has a time of its
-own: no round is begun past it, an alarm ends a section that goes on, and what failed or was cut short says so in the
-results, which are written again after every section. A borrowed GPU's minutes should not be lost to one broken section.
-What is counted is as in benchmarks/throughput.py and live.py; every block ends with torch.cuda.synchronize.
+Sections, in the order of what would be missed most: distill from the resident source beside its bound; the paper's run
+(ResNet-32, 240 epochs, batch 64, half the data) by the command itself, from its start to its end; the student's step
+eager and compiled; the live-teacher loop; cache-teacher; distill from the streaming source. What the disk and the CPU
+bound (pack, build-subset) is left to `make bench`. Each section has a time of its own: no round is begun past it, an
+alarm ends a section that goes on, and what failed or was cut short says so in the results, which are written again
+after every section. A borrowed GPU's minutes should not be lost to one broken section. What is counted is as in
+benchmarks/throughput.py and live.py; every block ends with torch.cuda.synchronize.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ from typing import Any
 import torch
 
 from benchmarks import live
-from benchmarks.machine import RESULTS, facts, in_words, save, scratch
+from benchmarks.machine import KDTOOL, RESULTS, facts, in_words, save, scratch
 from benchmarks.rounds import HEADER, in_turn, row, stopwatch
 from benchmarks.throughput import Result, epochs_beside_bound, shares
 from benchmarks.training import Step, caching, one_batch, taught_bundle, trainer_of
@@ -45,8 +45,6 @@ from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.data import ensure_packed
 from toolkit.pipeline.runtime import Compute, compute_on
 from toolkit.report.tables import table
-
-KDTOOL = str(Path(sys.executable).with_name("kdtool"))
 
 
 @dataclass(frozen=True)
@@ -191,8 +189,8 @@ TOTAL_S = 465.0  # from the start of the program's own clock; importing torch co
 # Seconds of each; packing, cutting and caching before them take about 40.
 SECTIONS: dict[str, tuple[Section, float]] = {
     "resident": (resident, 50),
-    "steps": (steps, 90),
     "paper": (paper, 125),
+    "steps": (steps, 90),
     "live": (live_teacher, 60),
     "cache-teacher": (caches, 30),
     "stream": (stream, 50),

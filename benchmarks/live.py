@@ -2,9 +2,12 @@
 
     python -m benchmarks.live [--save] [--quick]         # about 4 minutes; --save writes results/live-<date>.json
 
-The live loop (`Photos`, `usual_transforms`, `LiveLoop.train`) does what RepDistiller's and torchdistill's do, written
-from scratch: torchvision transforms on PIL images, a DataLoader with workers, the teacher's forward pass at every step
-under no_grad, KL with a temperature, SGD as torch builds it, and loss and accuracy read by .item() at every step. It
+The live loop (`Photos`, `usual_transforms`, `LiveLoop.train`) is written from scratch in the manner of RepDistiller's
+(github.com/HobbitLong/RepDistiller, helper/loops.py): torchvision transforms on PIL images, a DataLoader with workers,
+the teacher's forward pass at every step under no_grad, KL with a temperature, SGD as torch builds it, and loss and
+accuracy read at every step. It is not that loop: the loss is kdtool's (there, cross-entropy is added), accuracy is the
+top-1 alone (there also the top-5, neither of them read by .item()), SGD has kdtool's Nesterov momentum, the workers are
+2 for two cores (there 8), a GPU is sent pinned memory, and images have three equal channels, as the networks want. It
 runs at kdtool's own precision, at float32 as is usual, and once made stronger than usual: channels last, workers kept
 from epoch to epoch, and as many of them as a warm-up finds fastest. kdtool's loop is the one of `kdtool distill`:
 resident source, targets of two cached views, match exact. Student, teacher, images and batch size are the same.

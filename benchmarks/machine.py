@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import torch
 from toolkit.core.device import cpu_bfloat16
 from toolkit.core.versions import now, versions
 
+KDTOOL = str(Path(sys.executable).with_name("kdtool"))  # of this environment
 RESULTS = Path(__file__).parent / "results"
 
 

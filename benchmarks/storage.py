@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rounds import Block, Work, stopwatch
+from toolkit.core.files import remove_folder
 from toolkit.data.sources import source_named
 from toolkit.formats.beton import open_beton
 from toolkit.formats.dataset import SPLITS, PackedData, open_packed, write_record
@@ -31,7 +32,7 @@ def packing(workspace: Workspace, dataset: str, data_dir: Path | None = None) ->
     megabytes, target = len(content) / 1e6, workspace.root / "written"
 
     def pack() -> None:
-        pack_data(workspace, dataset, data_dir, force=True)
+        pack_data(workspace, dataset, data_dir)
 
     def decode() -> None:
         for split in SPLITS:
@@ -42,8 +43,8 @@ def packing(workspace: Workspace, dataset: str, data_dir: Path | None = None) ->
             file.write(content)
             os.fsync(file.fileno())
 
-    works = {"pack": pack, "decode": decode, "write": write}
-    return {name: _once(work, megabytes, target) for name, work in works.items()}
+    works = {"pack": (pack, folder), "decode": (decode, None), "write": (write, target)}
+    return {name: _once(work, megabytes, left) for name, (work, left) in works.items()}
 
 
 def cutting(workspace: Workspace, dataset: str) -> dict[str, Block]:
@@ -52,7 +53,7 @@ def cutting(workspace: Workspace, dataset: str) -> dict[str, Block]:
     written, kept, target = (workspace.root / name for name in ("subsets/cut/images.beton", "kept", "copied"))
 
     def cut() -> None:
-        build_subset(workspace, 0.5, dataset, name="cut", force=True)
+        build_subset(workspace, 0.5, dataset, name="cut")
 
     def copy() -> None:
         copy_file(kept, target)
@@ -60,12 +61,17 @@ def cutting(workspace: Workspace, dataset: str) -> dict[str, Block]:
     cut()
     copy_file(written, kept)  # the stage replaces its own output
     megabytes = kept.stat().st_size / 1e6
-    return {name: _once(work, megabytes, target) for name, work in (("build-subset", cut), ("copy", copy))}
+    works = {"build-subset": (cut, written.parent), "copy": (copy, target)}
+    return {name: _once(work, megabytes, left) for name, (work, left) in works.items()}
 
 
-def _once(work: Callable[[], None], megabytes: float, leftover: Path) -> Block:
+def _once(work: Callable[[], None], megabytes: float, left: Path | None) -> Block:
     def block() -> Work:
-        leftover.unlink(missing_ok=True)  # outside the clock: neither side pays for removing the last round's file
+        if left is not None:  # outside the clock: no side pays for removing what it left in the last round
+            if left.is_dir():
+                remove_folder(left)
+            else:
+                left.unlink(missing_ok=True)
         with stopwatch() as elapsed:
             work()
         return Work(megabytes, elapsed[0])

@@ -16,6 +16,8 @@ build-subset runs on Fashion-MNIST and on the same frames enlarged to 112 × 112
 distill runs from the resident source, and from the streaming one on raw and on JPEG frames. Its epochs are cut short,
 to about 1.7 s, so that stage and bound lie close together in time: what an epoch costs once weighs more than in use.
 
+Last, the student's step eager and through torch.compile in turn, with what compiling takes from an empty cache.
+
 Not counted: starting Python, importing, opening files and loaders, compiling, evaluation, checkpoints; in cache-teacher
 joining the parts and the scores. Files are read from the page cache by stage and bound alike. A first round of each is
 warm-up and kept apart. Ratios are taken round by round (benchmarks/rounds.py).
@@ -24,20 +26,21 @@ warm-up and kept apart. Ratios are taken round by round (benchmarks/rounds.py).
 from __future__ import annotations
 
 import argparse
+import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import RESULTS, facts, in_words, save, scratch
+from benchmarks.machine import facts, in_words, save, scratch
 from benchmarks.rounds import HEADER, Block, Contest, in_turn, row, slowest
 from benchmarks.storage import as_jpeg, cutting, enlarged, packing
 from benchmarks.training import Epochs, Step, caching, one_batch, taught_bundle, trainer_of
 from toolkit.core.files import remove_folder
 from toolkit.formats.beton import open_beton
-from toolkit.formats.bundle import Bundle
+from toolkit.formats.bundle import Bundle, open_bundle
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.data import ensure_packed
 from toolkit.pipeline.runtime import Compute, compute_on
@@ -57,9 +60,10 @@ class Sizes:
     rounds: int = 15
     disk_rounds: int = 9
     large_rounds: int = 7
+    compile: dict[str, Any] = field(default_factory=dict)
 
 
-QUICK = Sizes("digits", 0.2, 16, 0.05, 2, 2, 2)
+QUICK = Sizes("digits", 0.2, 16, 0.05, 2, 2, 2, {"backend": "eager"})
 
 
 @dataclass(frozen=True)
@@ -124,8 +128,7 @@ def epochs_beside_bound(
     return Result(contest, "distill", ["step"], more)
 
 
-def with_arithmetic(workspace: Workspace, sizes: Sizes) -> list[Result]:
-    compute = compute_on()
+def with_arithmetic(workspace: Workspace, sizes: Sizes, compute: Compute) -> list[Result]:
     blocks = caching(workspace, sizes.dataset, compute, BATCH, sizes.seconds)
     caches = Result(in_turn("cache-teacher", "img", blocks, sizes.rounds), "cache-teacher", ["forward"], {})
     bundle = taught_bundle(workspace, sizes.dataset, sizes.fraction, compute)
@@ -140,6 +143,24 @@ def with_arithmetic(workspace: Workspace, sizes: Sizes) -> list[Result]:
     ]
     asked = (bundle, compute, BATCH, sizes.seconds, sizes.rounds)
     return [caches, *(epochs_beside_bound(name, *asked, **how) for name, how in kinds)]
+
+
+def compiling(workspace: Workspace, sizes: Sizes, compute: Compute) -> dict[str, Any]:
+    """The step as `--compile` makes it, beside the eager one."""
+    bundle = open_bundle(workspace.subset(f"part-{sizes.fraction:g}"))
+    batch = one_batch(trainer_of(bundle, compute, BATCH))
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(workspace.root / "inductor")
+    steps = {"compiled": Step(batch, bundle.data.classes, compute, compile=sizes.compile)}
+    steps["eager"] = Step(batch, bundle.data.classes, compute)
+    blocks: dict[str, Block] = {name: step.block(sizes.seconds) for name, step in steps.items()}
+    contest = in_turn("step", "img", blocks, sizes.rounds)
+    ratio, compile_s = contest.ratio("compiled", "eager"), steps["compiled"].compile_s
+    rates = [f"{median(contest.rates[name]):,.0f}" for name in ("compiled", "eager")]
+    print(
+        f"a compiled step is {ratio.median:.2f} times as fast ({ratio.low_quartile:.2f} – {ratio.high_quartile:.2f}; "
+        f"{rates[0]} beside {rates[1]} img/s), after {compile_s:.0f} s of compiling"
+    )
+    return {**contest.to_record(), "ratio": ratio.to_record(), "compile_s": compile_s}
 
 
 def shares(results: list[Result]) -> str:
@@ -174,15 +195,18 @@ def main() -> None:
     print(in_words(machine), flush=True)
     with scratch() as folder:
         workspace = Workspace(folder)
-        results = [*on_disk(workspace, sizes), *with_arithmetic(workspace, sizes)]
-    print(table(HEADER, [row(result.contest, result.stage, result.bound) for result in results]))
-    print(shares(results))
+        compute = compute_on()
+        results = [*on_disk(workspace, sizes), *with_arithmetic(workspace, sizes, compute)]
+        print(table(HEADER, [row(result.contest, result.stage, result.bound) for result in results]))
+        print(shares(results), flush=True)
+        compiled = compiling(workspace, sizes, compute)
     print(
         f"ResNet-20 teacher, ResNet-8 student, batch {BATCH}; ratio: median of the rounds; "
         f"{(time.perf_counter() - start_s) / 60:.1f} minutes"
     )
     if asked.save:
-        print(save("throughput", {"machine": machine, "results": [result.to_record() for result in results]}, RESULTS))
+        record = {"machine": machine, "results": [result.to_record() for result in results], "compiled": compiled}
+        print(save("throughput", record))
 
 
 if __name__ == "__main__":

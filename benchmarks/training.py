@@ -69,6 +69,8 @@ def caching(workspace: Workspace, dataset: str, compute: Compute, batch_size: in
         with stopwatch(compute.device) as elapsed:
             while not images or time.perf_counter() < end_s:
                 part = next(endless)
+                if part.key in saved:
+                    saved.discard()  # it would not be run again
                 run_parts(request.teacher, train, rows_of, plan, request.encoding, [part], saved)
                 images += part.stop - part.start
         return Work(images, elapsed[0])
@@ -143,7 +145,12 @@ class _Timed:
     """Stands before an object and adds up the seconds that calls of its methods take, the device's work included."""
 
     def __init__(self, inner: Any, device: torch.device) -> None:
-        self._inner, self._device, self.seconds = inner, device, 0.0
+        self._inner, self._device = inner, device
+        self._seconds: dict[str, float] = {}  # by method: two threads call two of them
+
+    @property
+    def seconds(self) -> float:
+        return sum(self._seconds.values())
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._inner, name)
@@ -155,7 +162,7 @@ class _Timed:
                 return method(*arguments)
             finally:
                 settle(self._device)
-                self.seconds += time.perf_counter() - start_s
+                self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start_s
 
         return timed
 

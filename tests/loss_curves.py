@@ -26,6 +26,7 @@ from toolkit.core.recipes import Recipe, resolve_recipe
 from toolkit.core.versions import now, versions
 from toolkit.data.sources import source_named
 from toolkit.distill.losses import distillation_loss
+from toolkit.formats.dataset import open_packed
 from toolkit.formats.encodings import Encoding
 from toolkit.models.zoo import build_model
 from toolkit.pipeline.runtime import compute_on
@@ -33,6 +34,7 @@ from toolkit.teacher.train import label_loss
 from toolkit.training.loop import Loss, Source, Trainer
 from toolkit.training.resident import ResidentSource
 from toolkit.training.showing import Batch
+from toolkit.training.stream import StreamSource
 from toolkit.training.targets import Targets
 from toolkit.views.plan import Plan
 
@@ -115,6 +117,15 @@ def shown(case: Case, device: str = "cpu") -> tuple[Any, ...]:
 def resident_source(case: Case, device: str = "cpu") -> ResidentSource:
     images_nhwc, labels_n = digits()
     return ResidentSource(images_nhwc[ROWS], labels_n[ROWS], ROWS, *shown(case, device))
+
+
+def stream_source(case: Case, workspace: Path, device: str = "cpu") -> StreamSource:
+    """The same rows from a workspace's packed digits, through FFCV."""
+    images = open_packed(workspace / "data" / "digits").split("train")
+    if not np.array_equal(images.rows_n[ROWS], ROWS):
+        raise ValueError(f"{images.path}: not all of the digits")
+    plan, mean, std, *rest, targets = shown(case, device)
+    return StreamSource(images, ROWS, plan, mean, std, *rest, targets=targets)
 
 
 def trainer_of(case: Case, source: Source, loss: Loss, device: str = "cpu") -> Trainer:

@@ -24,7 +24,8 @@ import pytest
 from toolkit.core.errors import FailureError
 from toolkit.core.files import DeferringFile
 from toolkit.formats.appending import lookup3
-from toolkit.formats.cache import CacheRecord, CacheWriter, grown_cache, new_cache, open_cache
+from toolkit.formats.cache import CacheRecord, open_cache
+from toolkit.formats.cache_writing import CacheWriter, grown_cache, new_cache
 from toolkit.views.plan import Plan
 
 ROWS, TEST_ROWS, CLASSES = 300, 20, 10

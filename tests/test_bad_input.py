@@ -30,7 +30,8 @@ from tests.conftest import kdtool, made
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.locks import only_writer
 from toolkit.formats.bundle import open_bundle, rows_fingerprint
-from toolkit.formats.cache import new_cache, open_cache
+from toolkit.formats.cache import open_cache
+from toolkit.formats.cache_writing import new_cache
 from toolkit.formats.checkpoint import load_checkpoint, save_checkpoint, save_torch
 from toolkit.formats.parts import Parts
 from toolkit.models.zoo import build_model
@@ -985,7 +986,7 @@ NO_SPACE = ("could not be written", "File too large", "free some space")
 
 def test_a_full_disk_keeps_the_packed_data_that_were_there(good: Path):
     with unchanged(good):
-        fails(on_a_full_disk(5_000_000, "pack", *DIGITS, "--force", "-w", good), 1, "train.beton", *NO_SPACE)
+        fails(on_a_full_disk(4_000_000, "pack", *DIGITS, "--force", "-w", good), 1, "train.beton", *NO_SPACE)
 
 
 def test_a_full_disk_leaves_no_bundle(good: Path):

@@ -16,11 +16,9 @@ import torch
 
 import tests.loss_curves as guard
 import toolkit.training.resident
-from tests.loss_curves import CASES, ROWS, WRITE, Case, curve, distance, golden, resident_source, shown
+from tests.loss_curves import CASES, WRITE, Case, curve, distance, golden, resident_source, stream_source
 from toolkit.core.versions import versions
-from toolkit.formats.dataset import open_packed
 from toolkit.training.loop import Trainer
-from toolkit.training.stream import StreamSource
 
 # Relative, of each step. Measured across torch's kernels (scalar, AVX2, AVX-512), MKL's (SSE4.2 to AVX-512) and 1 and 2
 # threads: 6e-16 where initial weights agree, and 8e-8 where torch draws these with scalar kernels, in float32.
@@ -58,11 +56,7 @@ def test_a_lower_precision_stays_near_the_float64_curve(precision: str):
 
 @pytest.mark.parametrize("name", ["topk:4", "all views and labels, nearest", "all views, mean"])
 def test_the_streaming_source_gives_the_same_losses_bit_for_bit(name: str, digits: Path):
-    case, images = CASES[name], open_packed(digits / "data" / "digits").split("train")
-    assert np.array_equal(images.rows_n[ROWS], ROWS)
-    plan, mean, std, *rest, targets = shown(case)
-    streamed = StreamSource(images, ROWS, plan, mean, std, *rest, targets=targets)
-    assert curve(case, streamed) == curve(case)
+    assert curve(CASES[name], stream_source(CASES[name], digits)) == curve(CASES[name])
 
 
 def with_recipe(**changed: object) -> Callable[[Case], Case]:

@@ -82,7 +82,7 @@ def before_part(number: int) -> Moment:
 
 
 def before_dataset(number: int) -> Moment:
-    return Moment("toolkit.formats.cache", "CacheWriter.write_blocks", number)
+    return Moment("toolkit.formats.cache_writing", "CacheWriter.write_blocks", number)
 
 
 BEFORE_THE_SUPERBLOCK = Moment("os", "pwrite", 1)

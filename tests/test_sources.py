@@ -5,11 +5,13 @@ Shapes: n rows, b batch, c classes, k slots.
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -27,13 +29,17 @@ from toolkit.formats.bundle import Bundle, open_bundle
 from toolkit.formats.cache import open_cache
 from toolkit.formats.dataset import open_packed
 from toolkit.formats.encodings import Encoding
+from toolkit.formats.ffcv_loader import one_epoch, open_loader
+from toolkit.formats.workspace import Workspace
 from toolkit.models.zoo import build_model
 from toolkit.pipeline.knowledge import load_knowledge
 from toolkit.pipeline.runtime import compute_on
 from toolkit.pipeline.sources import open_source, resident_bytes
+from toolkit.pipeline.student import distill as run_student
 from toolkit.teacher.train import label_loss
+from toolkit.training.compile import compiled_forward
 from toolkit.training.evaluate import predict
-from toolkit.training.loop import Trainer
+from toolkit.training.loop import EpochResult, Trainer
 from toolkit.training.prefetch import made_ahead
 from toolkit.training.showing import Batch
 from toolkit.training.targets import Targets, TopK
@@ -250,6 +256,9 @@ def test_no_thread_outlives_an_epoch_however_it_ends(bundle: Bundle):
     def broken(logits_bc: torch.Tensor, batch: Batch) -> torch.Tensor:
         raise RuntimeError("in the middle of a step")
 
+    def unreadable(slot_b: np.ndarray, at_b: np.ndarray) -> None:
+        raise OSError("the disk is gone")
+
     list(stream.batches(1))
     for batch in stream.batches(2):
         assert len(batch.labels_b) == BATCH
@@ -257,9 +266,53 @@ def test_no_thread_outlives_an_epoch_however_it_ends(bundle: Bundle):
     del batch
     trainer = trainer_on(stream)
     trainer.loss = broken
-    with pytest.raises(RuntimeError, match="in the middle of a step"):
+    with pytest.raises(RuntimeError, match="in the middle of a step") as kept:
         trainer.run_epoch()
+    assert threading.active_count() == before, "while the traceback holds the epoch"
+    assert kept.tb is not None
+    stream._targets.read = unreadable
+    with pytest.raises(OSError, match="the disk is gone") as kept:
+        list(stream.batches(3))
     assert threading.active_count() == before
+
+
+def test_a_dying_loader_ends_the_epoch_with_an_error(bundle: Bundle, monkeypatch: pytest.MonkeyPatch):
+    stream = source_of("stream", bundle, load_knowledge(bundle, views=SLOTS).targets)
+    list(stream.batches(0))
+
+    def dying(order: np.ndarray) -> None:
+        raise KeyError("numba lost a function")
+
+    before = threading.active_count()
+    monkeypatch.setattr("ffcv.loader.epoch_iterator.EpochIterator.run_pipeline", lambda *arguments: dying(arguments))
+    with pytest.raises(FailureError, match="FFCV's loader failed"):
+        list(stream.batches(1))
+    assert threading.active_count() == before
+
+
+def test_batches_are_copies_even_of_buffers_that_are_pinned_already(bundle: Bundle, monkeypatch: pytest.MonkeyPatch):
+    """Where FFCV finds a GPU its ring is pinned, and pin_memory() of such a tensor is the tensor itself."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    with one_epoch(open_loader(bundle.images_path, 16, workers=1)) as batches:
+        held = list(batches)
+    images = torch.cat([images_bhwc for images_bhwc, _, _ in held]).numpy()
+    assert np.array_equal(images, bundle.images().frames())
+    assert len({images_bhwc.data_ptr() for images_bhwc, _, _ in held}) == len(held)
+
+
+def batched(rows: int, batch_size: int) -> list[range]:
+    return [range(start, min(start + batch_size, rows)) for start in range(0, rows, batch_size)]
+
+
+@pytest.mark.parametrize(("rows", "batch_size"), [(1, 1), (1, 64), (5, 1), (5, 64), (65, 64)])
+def test_both_sources_agree_on_the_smallest_of_subsets(bundle: Bundle, rows: int, batch_size: int):
+    shown = (bundle.images(), bundle.indices_m[:rows], bundle.data, batch_size, SEED, compute_on("cpu", "float32"))
+    resident, stream = (open_source(*shown, kind=kind) for kind in ("resident", "stream"))
+    for epoch in range(2):
+        pairs = list(zip(resident.batches(epoch), stream.batches(epoch), strict=True))
+        assert [len(ours.labels_b) for ours, _ in pairs] == [len(part) for part in batched(rows, batch_size)]
+        for ours, theirs in pairs:
+            assert all(torch.equal(a, b) for a, b in zip(flat(ours), flat(theirs), strict=True))
 
 
 def test_a_second_epoch_of_a_live_stream_is_refused(bundle: Bundle):
@@ -286,10 +339,60 @@ class Slow:
 
 
 def test_waiting_for_data_is_measured_where_it_happens():
-    model = build_model("resnet8", 10, width=2)
-    trainer = Trainer(model, Slow(), label_loss, RECIPES["fast"], 6, CPU, "float32")
+    """All of it, and nothing of the step."""
+    step_s = 0.05
+
+    def slowly(logits_bc: torch.Tensor, batch: Batch) -> torch.Tensor:
+        time.sleep(step_s)
+        return label_loss(logits_bc, batch)
+
+    trainer = Trainer(build_model("resnet8", 10, width=2), Slow(), slowly, RECIPES["fast"], 6, CPU, "float32")
     result = trainer.run_epoch()
-    assert 3 * Slow.batch_s <= result.wait_s <= result.elapsed_s
+    assert 3 * Slow.batch_s <= result.wait_s <= result.elapsed_s - 3 * step_s
+
+
+def test_a_run_that_ends_within_an_epoch_asks_for_no_batch_too_many():
+    asked = []
+
+    class Counted(Slow):
+        def batches(self, epoch: int) -> Iterator[Batch]:
+            for batch in super().batches(epoch):
+                asked.append(epoch)
+                yield batch
+
+    trainer = Trainer(build_model("resnet8", 10, width=2), Counted(), label_loss, RECIPES["fast"], 4, CPU, "float32")
+    assert [trainer.run_epoch().steps for _ in range(2)] == [3, 4]
+    assert asked == [0, 0, 0, 1]
+
+
+def test_a_run_of_an_earlier_version_is_shown_and_gone_on_with(digits: Path, tmp_path: Path):
+    """0.2.0 measured no waiting and knew no sources."""
+    shutil.copytree(digits, tmp_path, dirs_exist_ok=True)
+    words = ("distill", "-w", tmp_path, "--subset", "third", "--epochs", "3", "--threads", "1", "--name")
+    made(*words, "old")
+    record = json.loads((tmp_path / "runs" / "old" / "run.json").read_text())
+    for name in ("source", "wait_share", "compile_s"):
+        del record["result"][name]
+    (tmp_path / "runs" / "old" / "run.json").write_text(json.dumps(record))
+    shown = kdtool(*words, "old")
+    assert shown.exit_code == 0 and "img/s, 0 teacher forward passes" in shown.stdout
+
+    unfinished = tmp_path / "runs" / "begun"
+    killed = Killed()
+    with pytest.raises(KeyboardInterrupt):
+        run_student(Workspace(tmp_path), subset="third", epochs=3, threads=1, name="begun", on_epoch=killed)
+    saved = torch.load(unfinished / "checkpoint.pt", weights_only=True)
+    for epoch in saved["epochs"]:
+        del epoch["wait_s"]
+    torch.save(saved, unfinished / "checkpoint.pt")
+    assert 0 < made(*words, "begun")["wait_share"] < 1
+
+
+class Killed:
+    """After the first epoch."""
+
+    def __call__(self, result: EpochResult) -> None:
+        raise KeyboardInterrupt
 
 
 def test_what_is_made_ahead_comes_in_order_and_its_error_where_it_is_taken():
@@ -328,8 +431,11 @@ class Tiny(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.norm, self.fc = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 10)
+        self.draws = False
 
     def forward(self, x_bchw: torch.Tensor) -> torch.Tensor:
+        if self.draws:
+            torch.rand(3)
         return self.fc(torch.relu(self.norm(self.conv(x_bchw))).mean(dim=(2, 3)))
 
 
@@ -351,6 +457,47 @@ def test_a_compiled_network_trains_as_the_plain_one_and_a_ragged_batch_does_not_
     np.testing.assert_allclose(compiled_losses, losses, rtol=1e-5)
     for name, tensor in plain.model.state_dict().items():
         assert torch.allclose(tensor, compiled.model.state_dict()[name], rtol=1e-4, atol=1e-6), name
+
+
+def test_the_warm_up_leaves_no_trace(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch, "compile", lambda forward, dynamic: forward)
+    model = Tiny().train()
+    model.draws = True
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    generator = torch.get_rng_state()
+    forward, _ = compiled_forward(model, torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0)), "float32")
+    assert forward == model.forward
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_subset_smaller_than_a_batch_is_compiled_too(monkeypatch: pytest.MonkeyPatch):
+    class Few(Slow):
+        batch_size, batches_per_epoch = 64, 1
+
+        def batches(self, epoch: int) -> Iterator[Batch]:
+            yield Batch(torch.randn(20, 3, 8, 8), torch.arange(20) % 10, torch.arange(20), None)
+
+    monkeypatch.setattr("toolkit.training.loop.compiled_forward", lambda model, *_: (model, 0.25))
+    trainer = Trainer(Tiny(), Few(), label_loss, RECIPES["fast"], 2, CPU, "float32", compiled=True)
+    trainer.run_epoch()
+    assert trainer.compile_s == 0.25
+
+
+@pytest.mark.long
+def test_law_3_holds_for_a_compiled_student(digits: Path, tmp_path: Path):
+    shutil.copytree(digits, tmp_path, dirs_exist_ok=True)
+    asked: dict[str, Any] = {"subset": "third", "epochs": 3, "batch_size": 100, "threads": 1, "compiled": True}
+    whole = run_student(Workspace(tmp_path), name="whole", **asked)
+    with pytest.raises(KeyboardInterrupt):
+        run_student(Workspace(tmp_path), name="killed", on_epoch=Killed(), **asked)
+    resumed = run_student(Workspace(tmp_path), name="killed", **asked)
+    assert whole["compile_s"] > 0 and (whole["top1"], whole["agreement"]) == (resumed["top1"], resumed["agreement"])
+    weights = [torch.load(Path(run["path"]) / "student.pt", weights_only=True)["weights"] for run in (whole, resumed)]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+    teacher = made("train-teacher", "-w", tmp_path, "--dataset", "digits", "--epochs", "1", "--compile")
+    assert teacher["name"].endswith("-compiled-s0") and teacher["compile_s"] > 0
 
 
 def test_compile_time_is_no_part_of_an_epoch(monkeypatch: pytest.MonkeyPatch):

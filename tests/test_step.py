@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.loss_curves import CASES, Case, loss_of, resident_source, trainer_of
+from tests.loss_curves import CASES, Case, loss_of, resident_source, stream_source, trainer_of
 from toolkit.training.loop import Trainer
 from toolkit.training.showing import Batch
 
@@ -61,8 +62,11 @@ class Calls(TorchFunctionMode):
     """Fails at the call that would cross to the device and back."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert getattr(func, "__name__", "") not in CROSSING, f"the host would wait for {func}"
-        return func(*args, **(kwargs or {}))
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        places = [place for place in (*args[1:], *kwargs.values()) if isinstance(place, torch.device | str)]
+        sent_and_waited_for = name == "to" and places and not kwargs.get("non_blocking")
+        assert name not in CROSSING and not sent_and_waited_for, f"the host would wait for {func}"
+        return func(*args, **kwargs)
 
 
 @contextmanager
@@ -94,9 +98,11 @@ def test_a_step_never_waits(name: str, case: Case):
         trainer._step(batch)
 
 
+@pytest.mark.parametrize("kind", ["resident", "stream"])
 @pytest.mark.parametrize(("name", "case"), CASES_OF_A_STEP, ids=[name for name, _ in CASES_OF_A_STEP])
-def test_drawing_a_batch_never_waits(name: str, case: Case):
-    source = resident_source(case)
+def test_drawing_a_batch_never_waits(name: str, case: Case, kind: str, digits: Path):
+    """Of the streaming source what its loop does; a thread of its own waits for the disk."""
+    source = resident_source(case) if kind == "resident" else stream_source(case, digits)
     batches = source.batches(1)
     next(batches)
     with never_waits():
@@ -120,6 +126,9 @@ OPERATIONS: dict[str, tuple[Callable[[], Any], bool]] = {
     "tolist": (lambda: X.sum().tolist(), True),
     "numpy": (lambda: X.sum().numpy(), True),
     "to the host": (lambda: X.cpu(), True),
+    "to another place": (lambda: X.to("cpu"), True),
+    "sent on its way": (lambda: X.to(torch.device("cpu"), non_blocking=True), False),
+    "to another type": (lambda: X.to(torch.float64), False),
     "numbers from the host": (lambda: X * torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), True),
     "if": (lambda: 1 if X.isfinite().all() else 0, True),
     "equal": (lambda: torch.equal(X, X), True),
@@ -185,6 +194,24 @@ def test_on_a_gpu_neither_a_step_nor_drawing_waits(name: str, precision: str):
     with refused_to_wait():
         for batch in batches:
             trainer._step(batch)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("name", ["topk:4", "int8", "all views, mean"])
+def test_on_a_gpu_both_sources_give_the_same_batches(name: str, digits: Path):
+    """However late a batch is looked at: FFCV's own buffers are written over."""
+    case = CASES[name]
+    for epoch in range(2):
+        streamed = list(stream_source(case, digits, "cuda").batches(epoch))
+        resident = list(resident_source(case, "cuda").batches(epoch))
+        for ours, theirs in zip(streamed, resident, strict=True):
+            assert torch.equal(ours.images_bchw, theirs.images_bchw) and torch.equal(ours.rows_b, theirs.rows_b)
+            alike = zip(targets_in(ours), targets_in(theirs), strict=True)
+            assert all(torch.equal(one, other) for one, other in alike)
+
+
+def targets_in(batch: Batch) -> list[Tensor]:
+    return list(batch.logits_bc) if isinstance(batch.logits_bc, tuple) else [batch.logits_bc]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")

@@ -1,4 +1,4 @@
-"""How many threads a command uses: a container's share of the machine, unless the user says otherwise."""
+"""How many threads and how much memory a command takes: a container's share, unless the user says otherwise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 import toolkit.core.device
 import toolkit.pipeline.runtime
-from toolkit.core.device import available_cpus
+from toolkit.core.device import available_cpus, free_memory_bytes
 from toolkit.pipeline.runtime import compute_on
 
 CPUS = 64
@@ -117,3 +117,37 @@ def test_a_quota_sets_torchs_threads_unless_the_user_does(
     else:
         monkeypatch.setenv("OMP_NUM_THREADS", variable)
     assert compute_on("cpu", "float32", asked).threads == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "own", "expected"),
+    [
+        ({}, "", 8 << 30),
+        ({"memory.max": "max\n"}, "", 8 << 30),
+        ({"memory.max": f"{2 << 30}\n"}, "", 2 << 30),
+        ({"memory.max": f"{99 << 30}\n"}, "", 8 << 30),
+        ({"memory/memory.limit_in_bytes": f"{3 << 30}\n"}, "", 3 << 30),
+        ({"a/b/memory.max": "max\n", "a/memory.max": f"{1 << 30}\n"}, "0::/a/b\n", 1 << 30),
+        ({"memory/job/memory.limit_in_bytes": f"{5 << 30}\n"}, "4:cpu:/x\n3:memory:/job\n", 5 << 30),
+        ({"memory.max": "plenty\n"}, "", 8 << 30),
+        ({"memory.max": f"{4 << 30}\n", "memory.current": f"{1 << 30}\n"}, "", 3 << 30),
+        (
+            {
+                "memory.max": f"{4 << 30}",
+                "memory.current": f"{3 << 30}",
+                "memory.stat": f"anon 7\ninactive_file {1 << 30}\n",
+            },
+            "",
+            2 << 30,
+        ),
+        ({"memory.max": "1000", "memory.current": "5000"}, "", 0),
+    ],
+)
+def test_free_memory_is_no_more_than_a_containers_limit(files: dict[str, str], own: str, expected: int, tmp_path: Path):
+    (tmp_path / "meminfo").write_text("MemTotal:       16777216 kB\nMemAvailable:    8388608 kB\n")
+    (tmp_path / "own").write_text(own)
+    assert free_memory_bytes(tmp_path / "meminfo", placed(tmp_path, files), tmp_path / "own") == expected
+
+
+def test_a_system_that_does_not_tell_is_taken_for_a_small_one(tmp_path: Path):
+    assert free_memory_bytes(tmp_path / "none", tmp_path, tmp_path / "none") == 4 << 30

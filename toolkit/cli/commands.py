@@ -46,7 +46,7 @@ def train_teacher(as_json: bool, **asked: Any) -> None:
     from toolkit.pipeline.teacher import train_teacher as run
 
     result = run(**asked, progress=on_stderr, on_epoch=_epoch_line)
-    opt.show(result, as_json, f"{result['path']}: {result['top1']:.2f} % on the test split, last epoch")
+    opt.show(result, as_json, f"{result['path']}: {result['top1']:.2f} % on the test split, last epoch{_fed(result)}")
 
 
 @click.command()
@@ -222,14 +222,12 @@ def distill(as_json: bool, **asked: Any) -> None:
     from toolkit.pipeline.student import distill as run
 
     result = run(**asked, progress=on_stderr, on_start=opt.note, on_epoch=_epoch_line)
-    compiled = f", after {result['compile_s']:.0f} s of compiling" if result.get("compile_s") else ""
     agreement = "" if result["agreement"] is None else f", agrees with the teacher on {result['agreement']:.2f} %"
     opt.show(
         result,
         as_json,
         f"{result['path']}: {result['top1']:.2f} % on the test split, last epoch{agreement}; "
-        f"alpha {result['alpha']:g}, {result['images_per_s']:,.0f} img/s ({result['source']}"
-        f"{compiled}), "
+        f"alpha {result['alpha']:g}, {result['images_per_s']:,.0f} img/s{_fed(result)}, "
         f"{result['teacher_forward_passes']} teacher forward passes",
     )
 
@@ -265,6 +263,12 @@ def inspect(as_json: bool, workspace: Any, path: Path) -> None:
     result = run(path)
     width = max(len(key) for key in result)
     opt.show(result, as_json, *(f"{key:<{width}}  {value}" for key, value in result.items()), "whole and sound")
+
+
+def _fed(result: dict[str, Any]) -> str:
+    """From which source, and how long compiling took: runs of earlier versions do not say."""
+    compiled = f", after {result['compile_s']:.0f} s of compiling" if result.get("compile_s") else ""
+    return f" ({result['source']}{compiled})" if "source" in result else ""
 
 
 def _epoch_line(result: Any) -> None:

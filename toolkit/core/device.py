@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 PRECISIONS = ("auto", "float32", "bfloat16", "float64")
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
+MEMINFO = Path("/proc/meminfo")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -86,20 +87,40 @@ def available_cpus(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
     return min([allowed, *(math.ceil(quota) for quota in _quotas(cgroups, own))])
 
 
+def free_memory_bytes(meminfo: Path = MEMINFO, cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
+    """Memory that this process may still take: of the system, or of its container where that has less. What would be
+    given back, as files that are only kept in memory, is free. Where the system does not tell, 4 GiB.
+    """
+    available = re.search(r"^MemAvailable:\s+(\d+) kB$", _text(meminfo), re.MULTILINE)
+    free_bytes = int(available[1]) * 1024 if available else 1 << 32
+    return max(0, min([free_bytes, *_left_of_limits(cgroups, own)]))
+
+
+def _left_of_limits(cgroups: Path, own: Path) -> Iterator[int]:
+    """The bytes each control group with a limit may still take."""
+    files = {"memory.max": "memory.current", "memory.limit_in_bytes": "memory.usage_in_bytes"}  # of version 2 and 1
+    for folder in _own_folders(cgroups, own, "memory"):
+        for limit, used in ((_text(folder / name).strip(), _text(folder / files[name]).strip()) for name in files):
+            if limit.isdecimal():  # no limit is `max`
+                kept = re.search(r"^inactive_file (\d+)$", _text(folder / "memory.stat"), re.MULTILINE)
+                taken = int(used) if used.isdecimal() else 0
+                yield int(limit) - max(0, taken - (int(kept[1]) if kept else 0))
+
+
 def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
     """The CPUs each control group may use that has a quota: of this process's own, and all above it."""
-    for folder in _own_folders(cgroups, own):
+    for folder in _own_folders(cgroups, own, "cpu"):
         files = ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us")  # version 2 has the first alone, 1 the others
         words = " ".join(_text(folder / name) for name in files).split()
         if len(words) == 2 and all(word.isdecimal() and int(word) for word in words):  # no quota is `max` or -1
             yield int(words[0]) / int(words[1])
 
 
-def _own_folders(cgroups: Path, own: Path) -> Iterator[Path]:
+def _own_folders(cgroups: Path, own: Path, controller: str) -> Iterator[Path]:
     """Where limits may stand. A container often mounts its own group as the root, and then lists the host's path."""
     listed = [line.split(":", 2) for line in _text(own).splitlines() if line.count(":") >= 2]
-    paths = {"", *(path for number, names, path in listed if number == "0" or "cpu" in names.split(","))}
-    for mount in (cgroups, cgroups / "cpu", cgroups / "cpu,cpuacct"):
+    paths = {"", *(path for number, names, path in listed if number == "0" or controller in names.split(","))}
+    for mount in (cgroups, cgroups / controller, cgroups / f"{controller},{controller}acct"):
         for path in paths:
             folder = mount / path.strip("/")
             yield from (above for above in (folder, *folder.parents) if above.is_relative_to(mount))

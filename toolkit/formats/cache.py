@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,9 @@ import h5py
 import numpy as np
 
 from toolkit.core.errors import FailureError, UsageError, unknown_name
-from toolkit.core.files import DeferringFile, whole_file
 from toolkit.core.hashing import fingerprint
 from toolkit.core.records import record_of
-from toolkit.formats.appending import DAMAGE, LIBVER, appending
+from toolkit.formats.appending import DAMAGE
 from toolkit.formats.encodings import Arrays, Encoding
 from toolkit.formats.mapped import SlotsOnDisk, mapped
 from toolkit.views.plan import Plan
@@ -82,67 +81,6 @@ class CacheRecord:
             "encoding",
         )
         return {name: getattr(self, name) for name in names}
-
-
-class CacheWriter:
-    """Writes datasets block by block, each with its checksums. See `new_cache`."""
-
-    def __init__(self, file: h5py.File, disk: DeferringFile) -> None:
-        self._file, self._disk = file, disk
-
-    def write(self, name: str, array: np.ndarray, **attributes: Any) -> None:
-        blocks = (array[start : start + BLOCK_ROWS] for start in range(0, len(array), BLOCK_ROWS))
-        self.write_blocks(name, array.shape, array.dtype, blocks, **attributes)
-
-    def write_blocks(
-        self, name: str, shape: tuple[int, ...], dtype: Any, blocks: Iterable[np.ndarray], **attributes: Any
-    ) -> None:
-        """`blocks` are consecutive, BLOCK_ROWS rows each but the last."""
-        dataset = self._file.create_dataset(name, shape=shape, dtype=dtype)
-        checksums, start = [], 0
-        for block in blocks:
-            block = np.ascontiguousarray(block, dtype=dtype)
-            dataset[start : start + len(block)] = block
-            checksums.append(zlib.crc32(block.data))
-            start += len(block)
-        if start != shape[0]:
-            raise ValueError(f"{name}: {start} rows written, {shape[0]} promised")
-        dataset.attrs.update(attributes)
-        self._file.create_dataset(f"checksums/{name}", data=np.array(checksums, dtype=np.uint32))
-        self._disk.check()
-
-    def replace(self, name: str, array: np.ndarray, **attributes: Any) -> None:
-        """Writes `array` in the place of a dataset of a cache that grows. The old one's attributes are not kept."""
-        del self._file[name], self._file[f"checksums/{name}"]
-        self.write(name, array, **attributes)
-
-
-@contextmanager
-def new_cache(path: Path, record: CacheRecord) -> Iterator[CacheWriter]:
-    """A cache that appears at `path` whole, when the block ends without an error."""
-    with (
-        whole_file(path) as temporary,
-        DeferringFile(temporary) as disk,
-        h5py.File(disk, "w", libver=LIBVER) as file,  # from 1.8 on, HDF5 checksums its own tables
-    ):
-        file.attrs["schema"] = SCHEMA
-        file.attrs["record"] = json.dumps(asdict(record))
-        yield CacheWriter(file, disk)
-
-
-@contextmanager
-def grown_cache(
-    path: Path, record: CacheRecord, made_by: str = "kdtool cache-teacher --force"
-) -> Iterator[CacheWriter]:
-    """The cache at `path` with `record` and more datasets, when the block ends without an error, else as it was.
-
-    What it holds is neither moved nor rewritten (see `appending`), and readers that have it open keep it as it was.
-    One process at a time: hold `only_writer`. Raises FailureError when `path` is damaged or the disk is full.
-    """
-    with appending(path, made_by) as (root, disk):
-        root.attrs["schema"] = SCHEMA
-        root.attrs["record"] = json.dumps(asdict(record))
-        yield CacheWriter(root, disk)
 
 
 class CacheReader:
@@ -236,7 +174,7 @@ class CacheReader:
                 for _ in self.blocks(dataset):
                     pass
             try:
-                arrays[name] = SlotsOnDisk([mapped(self.path, self._dataset(dataset)) for dataset in stored])
+                arrays[name] = SlotsOnDisk([mapped(self._dataset(dataset)) for dataset in stored])
             except (*DAMAGE, OSError) as error:
                 raise self._unreadable(f"slots/…/{name}", error) from error
         return arrays

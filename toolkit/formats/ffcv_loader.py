@@ -8,12 +8,13 @@ Shapes: m chosen rows, b batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from toolkit.core.errors import FailureError, UsageError, unknown_name
@@ -97,16 +98,25 @@ def open_loader(
         )
 
 
+def own(tensor: Tensor, pinned: bool = False) -> Tensor:
+    """A copy, in pinned memory if asked. Not by pin_memory(): where FFCV finds a GPU its buffers are pinned already,
+    and that would give them back as they are, to be written over."""
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
+    copy.numpy()[...] = tensor.numpy()  # in this thread: torch would wake a team of its own for it
+    return copy
+
+
 @contextmanager
-def one_epoch(loader: Any, kept: Callable[[Tensor], Tensor] = Tensor.clone) -> Iterator[Iterator[tuple[Tensor, ...]]]:
-    """The batches of the loader's next epoch, copied by `kept` to be the caller's own; its thread ends with the block.
+def one_epoch(loader: Any, pinned: bool = False) -> Iterator[Iterator[tuple[Tensor, ...]]]:
+    """The batches of the loader's next epoch, each the caller's to keep (`pinned`: in pinned memory); its thread ends
+    with the block.
 
     Raises FailureError where FFCV's thread dies, for which its own iterator would wait for ever.
     """
     with torch_threads_kept():
         epoch = iter(loader)
     try:
-        yield (tuple(kept(tensor) for tensor in batch) for batch in epoch)
+        yield (tuple(own(tensor, pinned) for tensor in batch) for batch in epoch)
         if epoch.died is not None:
             raise FailureError(f"{loader.reader.file_name}: FFCV's loader failed ({epoch.died})") from epoch.died
     finally:

@@ -5,7 +5,7 @@ Shapes: k slots, n rows.
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 import h5py
 import numpy as np
@@ -32,8 +32,8 @@ class SlotsOnDisk:
         return np.stack(self._slots)
 
 
-def mapped(path: Path, dataset: h5py.Dataset) -> np.ndarray:
-    """The whole of `dataset` in the file at `path`, read-only; pages come from disk when they are looked at.
+def mapped(dataset: h5py.Dataset) -> np.ndarray:
+    """The whole of `dataset`, read-only; pages come from disk when they are looked at. It outlives the opened file.
 
     Raises ValueError for a dataset that HDF5 does not keep in one piece.
     """
@@ -42,5 +42,7 @@ def mapped(path: Path, dataset: h5py.Dataset) -> np.ndarray:
     offset = dataset.id.get_offset()
     if offset is None:
         raise ValueError(f"{dataset.name} is not contiguous")
-    # a plain array over the map: slicing a np.memmap costs microseconds
-    return np.asarray(np.memmap(path, dataset.dtype, "r", offset, dataset.shape))
+    # of the file that HDF5 has open: another may have taken its name since
+    with os.fdopen(os.dup(dataset.file.id.get_vfd_handle()), "rb") as file:
+        # a plain array over the map: slicing a np.memmap costs microseconds
+        return np.asarray(np.memmap(file, dataset.dtype, "r", offset, dataset.shape))

@@ -5,12 +5,10 @@ Their batches are the same, bit for bit, so it is a matter of memory alone, and 
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import numpy as np
 import torch
 
+from toolkit.core.device import free_memory_bytes
 from toolkit.core.errors import UsageError, unknown_name
 from toolkit.formats.beton import Beton
 from toolkit.formats.dataset import DataRecord
@@ -22,8 +20,7 @@ from toolkit.training.targets import Targets
 from toolkit.views.plan import Plan
 
 SOURCES = ("auto", "resident", "stream")
-_SHARE = 0.5  # of what is free: the network and the batches in flight need the rest
-_MEMORY = Path("/proc/meminfo")
+_SHARE = 0.5  # of what is free: frames are held twice while their border is drawn, and the network needs its own
 
 
 def open_source(
@@ -44,14 +41,15 @@ def open_source(
     check_source(kind, data.plan)
     needed = resident_bytes(len(indices_m), data, targets)
     if kind == "auto":
-        fits = data.plan.finite and needed <= _SHARE * free_bytes(compute.device)
+        places = (compute.device, torch.device("cpu"))  # everything passes through the host
+        fits = data.plan.finite and all(needed <= _SHARE * free_bytes(place) for place in places)
         kind = "resident" if fits else "stream"
     common = (data.plan, data.mean, data.std, batch_size, seed, compute.device, compute.dtype, targets)
     if kind == "stream":
         return StreamSource(images, indices_m, *common, workers=compute.threads)
-    frames = ViewReader(images, data.plan, batch_size, compute.device, compute.threads).frames(indices_m)
+    views = ViewReader(images, data.plan, batch_size, compute.device, compute.threads)
     records = images.records_n[indices_m]
-    return ResidentSource(frames, records["label"], records["row"], *common)
+    return ResidentSource(views.frames(indices_m), records["label"], records["row"], *common)
 
 
 def check_source(kind: str, plan: Plan | None = None) -> None:
@@ -70,8 +68,4 @@ def resident_bytes(rows: int, data: DataRecord, targets: Targets | None) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on the device; a CPU's includes what the system would give back."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    available = re.search(r"MemAvailable:\s+(\d+) kB", _MEMORY.read_text()) if _MEMORY.exists() else None
-    return int(available[1]) * 1024 if available else 1 << 32
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory_bytes()

@@ -23,7 +23,7 @@ from toolkit.formats.workspace import Workspace
 from toolkit.models.zoo import build_model, images_seen
 from toolkit.pipeline.data import ensure_packed
 from toolkit.pipeline.knowledge import Knowledge, load_knowledge
-from toolkit.pipeline.run_folder import compiled_settings, earlier_result, forget, keep, trained_name
+from toolkit.pipeline.run_folder import compiled_settings, earlier_result, forget, keep, timing, trained_name
 from toolkit.pipeline.runtime import Compute, compute_on
 from toolkit.pipeline.sources import check_source, open_source
 from toolkit.training.evaluate import predict, top1
@@ -75,6 +75,7 @@ def distill(
         raise UsageError(f"--epochs {epochs} and --iterations {iterations} both say how long: give one of them")
     bundle = open_bundle(workspace.subset(subset) if subset is not None else workspace.newest_subset())
     taken = f"subset {bundle.folder} ({bundle.record.rows:,} rows)"  # said once nothing is wrong with what was asked
+    first = ", compiling first: up to a minute" if compiled else ""
     check_source(source, bundle.data.plan)
     batches_per_epoch = -(-bundle.record.rows // settled.batch_size)
     steps = iterations or settled.epochs * batches_per_epoch
@@ -82,8 +83,7 @@ def distill(
     knowledge = None if alpha == 0 else load_knowledge(bundle, teacher, match, views)
     if knowledge and isinstance(knowledge.targets.encoding, TopLogits):
         tail_weights(temperature)  # refuses a temperature that the rest's log-sum-exps do not reach
-    settings = _settings(bundle, knowledge, asked, settled, compute, recipe, arch, width, seed, steps)
-    settings |= compiled_settings(compiled)
+    settings = _settings(bundle, knowledge, asked, settled, compute, recipe, arch, width, seed, steps, compiled)
     folder = workspace.run(_default_name(settings, iterations) if name is None else name)
     weights, finished = folder / "student.pt", folder / "run.json"
     with only_writer(weights):
@@ -99,22 +99,17 @@ def distill(
         model = compute.place(build_model(arch, bundle.data.classes, width, seed))
         if force:
             forget(folder)
-        on_start(taken)
+        on_start(taken + first)
         loss = distillation_loss(alpha, temperature)
         trainer = Trainer(model, fed, loss, settled, steps, compute.device, compute.precision, compiled)
         history = run_to_end(trainer, folder, settings, progress, on_epoch)
-        seconds = sum(epoch["elapsed_s"] for epoch in history)
         result = {
             "path": str(folder),
             "name": folder.name,
             **{key: settings[key] for key in ("subset", "teacher")},
             **_test_scores(model, test_data, knowledge, compute),
             **{key: settings[key] for key in ("alpha", "temperature", "match", "views", "epochs", "seed")},
-            "images_per_s": sum(epoch["images"] for epoch in history) / seconds,
-            "seconds": seconds,
-            "source": fed.name,
-            "wait_share": sum(epoch["wait_s"] for epoch in history) / seconds,
-            "compile_s": trainer.compile_s,
+            **timing(history, fed.name, trainer.compile_s),
             "teacher_forward_passes": images_seen() - images_before - images_seen(model),
         }
         keep(
@@ -143,6 +138,7 @@ def _settings(
     width: int,
     seed: int,
     steps: int,
+    compiled: bool,
 ) -> dict[str, Any]:
     """Everything that decides the student's weights, resolved: what run.json records and a resumed run must share."""
     return {
@@ -165,6 +161,7 @@ def _settings(
         "recipe": recipe,
         **asdict(settled),
         "milestones": list(settled.milestones),
+        **compiled_settings(compiled),
     }
 
 

@@ -20,7 +20,7 @@ from toolkit.formats.dataset import DataRecord, PackedData
 from toolkit.formats.workspace import Workspace, checked_name
 from toolkit.models.zoo import build_model, load_weights
 from toolkit.pipeline.data import bundle_and_data
-from toolkit.pipeline.run_folder import compiled_settings, earlier_result, forget, keep, trained_name
+from toolkit.pipeline.run_folder import compiled_settings, earlier_result, forget, keep, timing, trained_name
 from toolkit.pipeline.runtime import Compute, compute_on
 from toolkit.pipeline.sources import check_source, open_source
 from toolkit.teacher.train import label_loss
@@ -127,7 +127,7 @@ def train_teacher(
             "top1": top1(predicted_n, test.labels_n),
             "rows": len(fed),
             "epochs": settled.epochs,
-            "seconds": sum(epoch["elapsed_s"] for epoch in history),
+            **timing(history, fed.name, trainer.compile_s),
         }
         keep(finished, weights, model, data.record, settings, result, threads=compute.threads)
     return result

@@ -15,7 +15,8 @@ from toolkit.core.files import need_space, whole_folder
 from toolkit.core.versions import command_line, now, versions
 from toolkit.formats.beton import Beton, cut
 from toolkit.formats.bundle import Bundle, SubsetRecord, open_bundle, write_bundle_records
-from toolkit.formats.cache import CacheReader, CacheRecord, grown_cache, new_cache, open_cache
+from toolkit.formats.cache import CacheReader, CacheRecord, open_cache
+from toolkit.formats.cache_writing import grown_cache, new_cache
 
 
 def cut_bundle(

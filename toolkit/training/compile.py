@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,6 @@ from toolkit.core.errors import FailureError
 
 Forward = Callable[[Tensor], Tensor]
 
-# where torch was built for CUDA but finds no GPU it says so on every compilation, which nobody can mend
-logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-
 
 def compiled_forward(model: nn.Module, images_bchw: Tensor, precision: str) -> tuple[Forward, float]:
     """(the model's forward for batches like this one, the seconds it took to compile it both ways).
@@ -28,26 +26,45 @@ def compiled_forward(model: nn.Module, images_bchw: Tensor, precision: str) -> t
     reason, where it cannot be compiled.
     """
     start_s, device = time.perf_counter(), images_bchw.device
-    # forward alone, not the module: its hook counts images, and each count would be a new program to the compiler
-    forward: Forward = torch.compile(model.forward, dynamic=False)
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    torch.compiler.reset()  # networks of one class share their code, and of that torch compiles eight and no more
+    with _no_trace(model, device), _quiet("torch.utils.cpp_extension"):
+        try:
+            # forward alone, not the module: its hook counts images, and each count would be a new program
+            forward: Forward = torch.compile(model.forward, dynamic=False)
             with autocast(device, precision):
                 logits_bc = forward(images_bchw)
             logits_bc.to(images_bchw.dtype).sum().backward()
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise FailureError(
-            f"--compile: torch could not compile the network ({reason[:200]}). It needs a C++ compiler (on a GPU also "
-            "Triton). Install one, or leave --compile out"
-        ) from error
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # compilers fail in their own ways: a missing g++, no Python.h, an unknown operation
+            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise FailureError(
+                f"--compile: torch could not compile the network ({reason[:200]}). It needs a C++ compiler and "
+                "Python's headers, on a GPU also Triton. Leave --compile out, or see all of it with --debug"
+            ) from error
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return forward, time.perf_counter() - start_s
+
+
+@contextmanager
+def _no_trace(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """What is run inside leaves no gradient, no running statistics and no generator changed."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
     with torch.no_grad():
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
     model.zero_grad(set_to_none=True)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return forward, time.perf_counter() - start_s
+
+
+@contextmanager
+def _quiet(logger: str) -> Iterator[None]:
+    """A torch built for CUDA says on every compilation that it finds no GPU, which nobody can mend."""
+    level = logging.getLogger(logger).level
+    logging.getLogger(logger).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.getLogger(logger).setLevel(level)

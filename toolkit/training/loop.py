@@ -6,7 +6,8 @@ Shapes: b batch, c classes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,14 +34,14 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batches(self, epoch: int) -> Iterator[Batch]: ...
+    def batches(self, epoch: int) -> Generator[Batch, None, None]: ...
 
 
 @dataclass(frozen=True)
 class EpochResult:
     """`loss` and `train_top1` are means over the epoch's steps and images, on the views shown, as the weights moved.
     `epoch` counts from 1, and `steps` from the start of the run. `wait_s`, of `elapsed_s`, is how long the loop stood
-    waiting for its next batch: for the source to draw or to read it."""
+    waiting for its next batch: for the source to draw or to read it (a GPU may be at work meanwhile)."""
 
     epoch: int
     steps: int
@@ -56,8 +57,8 @@ class EpochResult:
 class _Timed:
     """Batches, and the seconds spent waiting for them."""
 
-    def __init__(self, batches: Iterable[Batch]) -> None:
-        self._batches, self.wait_s = iter(batches), 0.0
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches, self.wait_s = batches, 0.0
 
     def __iter__(self) -> _Timed:
         return self
@@ -116,22 +117,24 @@ class Trainer:
         self.model.train()
         losses: list[Tensor] = []  # device tensors: reading one would make the host wait
         hits: list[Tensor] = []
-        images, first_step, start_s, compile_before_s = 0, self.step, time.perf_counter(), self.compile_s
-        batches = _Timed(self.source.batches(self.epoch))
+        images, first_step, start_s, compiled_s = 0, self.step, time.perf_counter(), -self.compile_s
         label = f"epoch {self.epoch + 1}/{self.epochs}"
-        with progress(label, len(self.source), "img") as tick:
+        # closed even after an error, whose traceback would otherwise keep a source's threads alive
+        with closing(self.source.batches(self.epoch)) as given, progress(label, len(self.source), "img") as tick:
+            batches = _Timed(given)
             for batch in batches:
-                if self.finished:
-                    break
                 loss, hits_b = self._step(batch)
                 losses.append(loss)
                 hits.append(hits_b)
                 images += len(batch.labels_b)
                 tick(len(batch.labels_b))
+                if self.finished:
+                    break
         steps = torch.stack(losses)
         self._refuse_nan(steps, first_step)
         self._refuse_broken_weights()
-        elapsed_s = time.perf_counter() - start_s - (self.compile_s - compile_before_s)
+        compiled_s += self.compile_s
+        elapsed_s = time.perf_counter() - start_s - compiled_s
         self.epoch += 1
         return EpochResult(
             epoch=self.epoch,
@@ -161,7 +164,7 @@ class Trainer:
 
     def _forward_for(self, batch: Batch) -> Forward:
         """The compiled one for whole batches only: a ragged last batch would be compiled for once more."""
-        if not self.compiled or len(batch.labels_b) != self.source.batch_size:
+        if not self.compiled or len(batch.labels_b) != min(self.source.batch_size, len(self.source)):
             return self.model
         if self._whole is None:
             self._whole, self.compile_s = compiled_forward(self.model, batch.images_bchw, self.precision)

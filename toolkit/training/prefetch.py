@@ -6,11 +6,16 @@ import queue
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from toolkit.core.threads import end_of
 
 T = TypeVar("T")
+_END = object()
+
+
+class _Raised(NamedTuple):
+    error: BaseException
 
 
 @contextmanager
@@ -19,29 +24,26 @@ def made_ahead(items: Generator[T, None, None], depth: int) -> Iterator[Iterator
 
     An error of theirs is raised where they are taken. With the block the generator is closed and its thread ends.
     """
-    made: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
-    wanted = threading.Event()
-    wanted.set()
+    made: queue.Queue[Any] = queue.Queue(depth)
+    unwanted = threading.Event()
 
     def make() -> None:
+        last: Any = _END
         try:
             for item in items:
-                made.put((item, None))
-                if not wanted.is_set():
+                made.put(item)
+                if unwanted.is_set():
                     break
-            made.put((None, StopIteration()))
-        except BaseException as error:  # raised again by the reader, which would otherwise wait for ever
-            made.put((None, error))
+        except BaseException as error:  # raised again where it is taken: the reader would otherwise wait for ever
+            last = _Raised(error)
         finally:
             items.close()
+        made.put(last)
 
     def taken() -> Iterator[T]:
-        while True:
-            item, error = made.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
+        while (item := made.get()) is not _END:
+            if isinstance(item, _Raised):
+                raise item.error
             yield item
 
     thread = threading.Thread(target=make, name="kdtool-prefetch", daemon=True)
@@ -49,5 +51,5 @@ def made_ahead(items: Generator[T, None, None], depth: int) -> Iterator[Iterator
     try:
         yield taken()
     finally:
-        wanted.clear()
+        unwanted.set()
         end_of(thread, made)

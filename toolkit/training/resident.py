@@ -5,7 +5,7 @@ Shapes: n rows, b batch, c classes, k cached slots.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ class ResidentSource:
     def batches_per_epoch(self) -> int:
         return -(-len(self) // self.batch_size)
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
+    def batches(self, epoch: int) -> Generator[Batch, None, None]:
         """The batches of `epoch` (from 0); the last may be smaller."""
         view_n, slot_n = self.showing.views(epoch)
         shown = (

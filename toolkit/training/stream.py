@@ -95,7 +95,7 @@ class StreamSource:
         epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1
         return self.batches(epoch)
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
+    def batches(self, epoch: int) -> Generator[Batch, None, None]:
         """The batches of `epoch` (from 0); the last may be smaller. Leaving early leaves no thread behind."""
         from toolkit.formats.ffcv_loader import one_epoch
 
@@ -106,9 +106,8 @@ class StreamSource:
         if self._boxes_n5 is not None:
             self._boxes_n5[self._indices_n] = geometry_ng
         self.loader.next_epoch = epoch
-        kept = Tensor.clone if self._device.type == "cpu" else Tensor.pin_memory
         with (
-            one_epoch(self.loader, kept) as given,
+            one_epoch(self.loader, pinned=self._device.type == "cuda") as given,
             made_ahead(self._read(given, begun, geometry_ng, slot_n, self.showing.order(epoch)), _AHEAD) as batches,
         ):
             for batch in batches:

@@ -89,7 +89,8 @@ class Targets:
         total_nc = self.dense(0, at_b)
         for slot in range(1, self.slots):
             total_nc += self.dense(slot, at_b)
-        return total_nc / np.float32(self.slots)
+        total_nc /= np.float32(self.slots)
+        return total_nc
 
     def table(self, device: torch.device, dtype: torch.dtype) -> TargetTable:
         """What batches on `device` are gathered from, in `dtype`."""
@@ -140,7 +141,12 @@ def _picked(array: np.ndarray | SlotsOnDisk, slot_b: np.ndarray, at_b: np.ndarra
 
 def _on_device(array: np.ndarray | SlotsOnDisk, device: torch.device) -> Tensor:
     """(k, n, …) as (k·n, …)."""
-    return torch.cat([_tensor(np.array(array[slot])).to(device) for slot in range(array.shape[0])])
+    slots, rows, *more = array.shape
+    first = _tensor(np.array(array[0]))
+    table = torch.empty((slots * rows, *more), dtype=first.dtype, device=device)  # filled in place: it may be large
+    for slot in range(slots):
+        table[slot * rows : (slot + 1) * rows].copy_(_tensor(np.array(array[slot])) if slot else first)
+    return table
 
 
 def _tensor(array: np.ndarray) -> Tensor:
