@@ -13,8 +13,8 @@
   forward, loss, backward and optimizer step on one batch, over and over, same precision, compiled or not alike.
 
 build-subset runs on Fashion-MNIST and on the same frames enlarged to 112 × 112, whose half is of more than 1 GiB.
-distill runs from the resident source, and from the streaming one on raw and on JPEG frames. Its epochs are cut short,
-to about 1.7 s, so that stage and bound lie close together in time: what an epoch costs once weighs more than in use.
+distill runs from the resident source, and from the streaming one on raw and on JPEG frames, on half of the data; its
+epochs are taken in slices of 30 steps, about 1.7 s, so that stage and bound lie close together in time.
 
 Last, the student's step eager and through torch.compile in turn, with what compiling takes from an empty cache.
 
@@ -37,7 +37,7 @@ import numpy as np
 from benchmarks.machine import facts, in_words, save, scratch
 from benchmarks.rounds import HEADER, Block, Contest, in_turn, row, slowest
 from benchmarks.storage import as_jpeg, cutting, enlarged, packing
-from benchmarks.training import Epochs, Step, caching, one_batch, taught_bundle, trainer_of
+from benchmarks.training import Epochs, Slices, Step, caching, one_batch, taught_bundle, trainer_of
 from toolkit.core.files import remove_folder
 from toolkit.formats.beton import open_beton
 from toolkit.formats.bundle import Bundle, open_bundle
@@ -51,10 +51,11 @@ BATCH = 128
 
 @dataclass(frozen=True)
 class Sizes:
-    """`fraction` is of the epochs' images, `seconds` how long a block of arithmetic lasts."""
+    """`fraction` is what distill trains on, `steps` a slice of its epochs, `seconds` a block of arithmetic."""
 
     dataset: str = "fashion-mnist"
-    fraction: float = 30 * BATCH / 60_000
+    fraction: float = 0.5
+    steps: int | None = 30
     side: int = 112
     seconds: float = 1.5
     rounds: int = 15
@@ -63,7 +64,7 @@ class Sizes:
     compile: dict[str, Any] = field(default_factory=dict)
 
 
-QUICK = Sizes("digits", 0.2, 16, 0.05, 2, 2, 2, {"backend": "eager"})
+QUICK = Sizes("digits", 0.2, 2, 16, 0.05, 2, 2, 2, {"backend": "eager"})
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,19 @@ def epochs_beside_bound(
     seconds: float,
     rounds: int,
     until_s: float = float("inf"),
+    steps: int | None = None,
     **how: Any,
 ) -> Result:
-    """distill from one source; `how` are the arguments of `trainer_of`. Adds the shares of waiting and of targets."""
-    epochs = Epochs(trainer_of(bundle, compute, batch_size, **how), seconds)
-    arch = how.get("arch", "resnet8")
-    step = Step(one_batch(epochs.trainer), bundle.data.classes, compute, arch, {} if how.get("compiled") else None)
+    """distill from one source, in slices of `steps`; `how` are the arguments of `trainer_of`.
+
+    Adds the shares of waiting and of targets.
+    """
+    trainer = trainer_of(bundle, compute, batch_size, **how)
+    arch, batch = how.get("arch", "resnet8"), one_batch(trainer)
+    if steps is not None:
+        trainer.source = Slices(trainer.source, steps)
+    epochs = Epochs(trainer, seconds)
+    step = Step(batch, bundle.data.classes, compute, arch, {} if how.get("compiled") else None)
     # what is compared stands side by side, whichever way round
     blocks: dict[str, Block] = {"targets timed": epochs.with_targets_timed, "distill": epochs}
     blocks["step"] = step.block(seconds)
@@ -142,7 +150,7 @@ def with_arithmetic(workspace: Workspace, sizes: Sizes, compute: Compute) -> lis
         ("distill, stream, JPEG", {"kind": "stream", "images": jpeg}),
     ]
     asked = (bundle, compute, BATCH, sizes.seconds, sizes.rounds)
-    return [caches, *(epochs_beside_bound(name, *asked, **how) for name, how in kinds)]
+    return [caches, *(epochs_beside_bound(name, *asked, steps=sizes.steps, **how) for name, how in kinds)]
 
 
 def compiling(workspace: Workspace, sizes: Sizes, compute: Compute) -> dict[str, Any]:

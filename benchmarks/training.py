@@ -193,7 +193,7 @@ class Epochs:
         return Work(images, elapsed[0])
 
     def with_targets_timed(self) -> Work:
-        source: Any = self.trainer.source
+        source: Any = getattr(self.trainer.source, "source", self.trainer.source)  # of Slices, what they are of
         plain = source._targets
         source._targets = timed = _Timed(plain, self.trainer.device)
         try:

@@ -2,7 +2,7 @@
 
 Boxes of resized crops are drawn in FFCV's decoder instead (`formats/ffcv_boxes.py`).
 
-Shapes: n rows held, b batch, h and w height and width (H and W with the border), c channels.
+Shapes: n rows held, b batch, h and w height and width (H and W with the border), c channels, r a row's w · c values.
 """
 
 from __future__ import annotations
@@ -47,5 +47,8 @@ def normalise(images_bhwc: Tensor, mean_c: Tensor, std_c: Tensor) -> Tensor:
 
     `mean_c` and `std_c` are in units of 0 … 1 pixel values.
     """
-    scaled_bhwc = (images_bhwc.to(mean_c.dtype) - 255 * mean_c) / (255 * std_c)
-    return scaled_bhwc.permute(0, 3, 1, 2)
+    # a row of pixels at a time: over the three channels alone a CPU's loops are too short, and four times slower
+    width = images_bhwc.shape[2]
+    shift_r, scale_r = (255 * mean_c).repeat(width), (255 * std_c).repeat(width)
+    scaled_bhr = images_bhwc.flatten(2).to(mean_c.dtype).sub_(shift_r).div_(scale_r)
+    return scaled_bhr.view(images_bhwc.shape).permute(0, 3, 1, 2)
