@@ -175,7 +175,7 @@ class CacheReader:
                     pass
             try:
                 arrays[name] = SlotsOnDisk([mapped(self._dataset(dataset)) for dataset in stored])
-            except (*DAMAGE, OSError) as error:
+            except DAMAGE as error:
                 raise self._unreadable(f"slots/…/{name}", error) from error
         return arrays
 
