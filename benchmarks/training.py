@@ -21,8 +21,8 @@ from toolkit.core.progress import on_stderr
 from toolkit.core.recipes import RECIPES
 from toolkit.distill.losses import distillation_loss
 from toolkit.formats.beton import Beton
+from toolkit.formats.blocks import BLOCK_ROWS
 from toolkit.formats.bundle import Bundle, open_bundle
-from toolkit.formats.cache import BLOCK_ROWS
 from toolkit.formats.parts import Parts
 from toolkit.formats.workspace import Workspace
 from toolkit.models.zoo import build_model

@@ -35,13 +35,16 @@ def pack(as_json: bool, **asked: Any) -> None:
 @click.option("--arch", default="resnet20", show_default=True, help="resnet8 … resnet110, or torchvision:<name>.")
 @opt.optimisation
 @click.option("--subset", help="Train on this subset's rows only.")
+@click.option("--dynamics/--no-dynamics", default=True, show_default=True, help="Record what scores are made from.")
+@click.option("--seeds", default=1, show_default=True, help="Trainings to record; the first is the teacher.")
+@click.option("--snapshots", help="Epochs, like 2,10, after which features and logits of all rows are kept.")
 @click.option("--name", help="Name of the teacher.  [default: from its settings]")
 @opt.compute
 @opt.force
 @opt.common
 @opt.example("kdtool train-teacher --arch resnet20 --epochs 25")
 def train_teacher(as_json: bool, **asked: Any) -> None:
-    """Train a teacher on labels (optional).  Reads data/; writes teachers/<name>/teacher.pt."""
+    """Train a teacher on labels (optional).  Reads data/; writes teachers/<name>/: teacher.pt, dynamics.h5."""
     from toolkit.core.progress import on_stderr
     from toolkit.pipeline.teacher import train_teacher as run
 

@@ -15,7 +15,6 @@ Everything it was made from stands in the attribute `record`. Shapes: n rows, m 
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,12 +28,12 @@ from toolkit.core.errors import FailureError, UsageError, unknown_name
 from toolkit.core.hashing import fingerprint
 from toolkit.core.records import record_of
 from toolkit.formats.appending import DAMAGE
+from toolkit.formats.blocks import BlockReader, reason
 from toolkit.formats.encodings import Arrays, Encoding
 from toolkit.formats.mapped import SlotsOnDisk, mapped
 from toolkit.views.plan import Plan
 
 SCHEMA = 2
-BLOCK_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -83,12 +82,12 @@ class CacheRecord:
         return {name: getattr(self, name) for name in names}
 
 
-class CacheReader:
+class CacheReader(BlockReader):
     """An opened cache or targets file. Blocks are checked against their checksums as they are read."""
 
     def __init__(self, file: h5py.File, path: Path, record: CacheRecord, made_by: str) -> None:
-        self._file, self.path, self.record = file, path, record
-        self.made_by = made_by
+        super().__init__(file, path, made_by)
+        self.record = record
         if made_by.startswith("kdtool cache-teacher"):  # the same again, not what is made by default
             self.made_by += f" --views {record.slots} --encoding {record.encoding}"
         self.plan = Plan.from_record(record.plan, str(path))
@@ -115,51 +114,6 @@ class CacheReader:
     @property
     def bytes_per_view(self) -> int:
         return self.encoding.bytes_per_view
-
-    def _unreadable(self, name: str, error: BaseException) -> FailureError:
-        return FailureError(f"{self.path}: /{name} can't be read ({_reason(error)}). Run: {self.made_by}")
-
-    def _dataset(self, name: str) -> h5py.Dataset:
-        try:
-            if name in self._file and f"checksums/{name}" in self._file:
-                return self._file[name]
-        except DAMAGE as error:
-            raise self._unreadable(name, error) from error
-        raise FailureError(f"{self.path}: lacks /{name}. Run: {self.made_by}")
-
-    def block(self, name: str, number: int) -> np.ndarray:
-        """Block `number` of a dataset. Raises FailureError when it is not what was written."""
-        dataset = self._dataset(name)
-        try:
-            block = dataset[number * BLOCK_ROWS : (number + 1) * BLOCK_ROWS]
-            expected = int(self._file[f"checksums/{name}"][number])
-        except DAMAGE as error:
-            raise self._unreadable(name, error) from error
-        if zlib.crc32(np.ascontiguousarray(block).data) != expected:
-            raise FailureError(
-                f"{self.path}: /{name}, rows from {number * BLOCK_ROWS}, fails its checksum. Run: {self.made_by}"
-            )
-        return block
-
-    def blocks(self, name: str) -> Iterator[np.ndarray]:
-        for number in range(-(-self._dataset(name).shape[0] // BLOCK_ROWS)):
-            yield self.block(name, number)
-
-    def read(self, name: str, positions: np.ndarray | None = None) -> np.ndarray:
-        """A dataset, or its increasing `positions`, read front to back."""
-        if positions is None:
-            dataset = self._dataset(name)
-            return np.concatenate([np.empty((0, *dataset.shape[1:]), dataset.dtype), *self.blocks(name)])
-        return np.concatenate(list(self.read_blocks(name, positions)))
-
-    def read_blocks(self, name: str, positions: np.ndarray) -> Iterator[np.ndarray]:
-        """The increasing `positions` of a dataset, BLOCK_ROWS rows at a time, never holding more than two blocks."""
-        for start in range(0, len(positions), BLOCK_ROWS):
-            wanted = positions[start : start + BLOCK_ROWS]
-            number_of = wanted // BLOCK_ROWS
-            yield np.concatenate(
-                [self.block(name, int(n))[wanted[number_of == n] - n * BLOCK_ROWS] for n in np.unique(number_of)]
-            )
 
     def encoded(self, slots: int) -> dict[str, SlotsOnDisk]:
         """The first `slots` slots as they are stored, (k, n, …), mapped: checked now, and held by nobody.
@@ -201,28 +155,11 @@ class CacheReader:
             raise unknown_name("score", name, list(self.scores))
         return self.read(f"scores/{name}")
 
-    def dataset_names(self) -> list[str]:
-        names: list[str] = []
-        try:
-            self._file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-        except DAMAGE as error:
-            raise self._unreadable("", error) from error
-        return [name for name in names if not name.startswith("checksums/")]
-
     def fingerprint(self, slots: int) -> str:
         """16 hexadecimal digits over what the first `slots` slots were made from, and their checksums."""
         stored = [f"checksums/slots/{slot}/{name}" for slot in range(slots) for name in self.encoding.arrays(0)]
         checksums = [self._file[name][()].tobytes() for name in stored]
         return fingerprint(json.dumps(self.record.identity(), sort_keys=True), *checksums)
-
-    def verify(self) -> int:
-        """Reads every block of every dataset against its checksum; returns how many."""
-        return sum(1 for name in self.dataset_names() for _ in self.blocks(name))
-
-
-def _reason(error: BaseException) -> str:
-    """An error of h5py in one short line."""
-    return (str(error.args[0] if error.args else "").splitlines() or [type(error).__name__])[0][:160]
 
 
 def _checked_record(file: h5py.File) -> CacheRecord:
@@ -256,10 +193,10 @@ def open_cache(path: Path, made_by: str = "kdtool cache-teacher --force") -> Ite
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise FailureError(f"{path}: not a readable HDF5 file ({_reason(error)}). Run: {made_by}") from error
+        raise FailureError(f"{path}: not a readable HDF5 file ({reason(error)}). Run: {made_by}") from error
     with file:
         try:
             record = _checked_record(file)
         except (*DAMAGE, FailureError) as error:
-            raise FailureError(f"{path}: not a cache of this version ({_reason(error)}). Run: {made_by}") from error
+            raise FailureError(f"{path}: not a cache of this version ({reason(error)}). Run: {made_by}") from error
         yield CacheReader(file, path, record, made_by)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ import numpy as np
 
 from toolkit.core.files import DeferringFile, whole_file
 from toolkit.formats.appending import LIBVER, appending
-from toolkit.formats.cache import BLOCK_ROWS, SCHEMA, CacheRecord
+from toolkit.formats.blocks import BLOCK_ROWS
+from toolkit.formats.cache import SCHEMA, CacheRecord
 
 
 class CacheWriter:
@@ -55,16 +56,21 @@ class CacheWriter:
 
 
 @contextmanager
-def new_cache(path: Path, record: CacheRecord) -> Iterator[CacheWriter]:
-    """A cache that appears at `path` whole, when the block ends without an error."""
+def new_blocks(path: Path, schema: int | str, record: Any) -> Iterator[CacheWriter]:
+    """A file of blocks that appears at `path` whole, when the block ends without an error. `record` is a dataclass."""
     with (
         whole_file(path) as temporary,
         DeferringFile(temporary) as disk,
         h5py.File(disk, "w", libver=LIBVER) as file,  # from 1.8 on, HDF5 checksums its own tables
     ):
-        file.attrs["schema"] = SCHEMA
+        file.attrs["schema"] = schema
         file.attrs["record"] = json.dumps(asdict(record))
         yield CacheWriter(file, disk)
+
+
+def new_cache(path: Path, record: CacheRecord) -> AbstractContextManager[CacheWriter]:
+    """A cache that appears at `path` whole, when the block ends without an error."""
+    return new_blocks(path, SCHEMA, record)
 
 
 @contextmanager

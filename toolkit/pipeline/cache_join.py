@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from toolkit.formats.beton import Beton
-from toolkit.formats.cache import BLOCK_ROWS, CacheReader, CacheRecord
+from toolkit.formats.blocks import BLOCK_ROWS
+from toolkit.formats.cache import CacheReader, CacheRecord
 from toolkit.formats.cache_writing import CacheWriter, grown_cache, new_cache
 from toolkit.formats.encodings import Arrays, Encoding, FullLogits
 from toolkit.formats.parts import Parts

@@ -78,24 +78,35 @@ def keep(
     result: dict[str, Any],
     **more: Any,
 ) -> None:
-    """Writes the weights, then the record that says the run is finished; then its training state may go."""
-    save_checkpoint(
-        weights,
-        Checkpoint(
-            arch=settings["arch"],
-            width=settings["width"],
-            classes=data.classes,
-            dataset=data.dataset,
-            data_fingerprint=data.train_fingerprint,
-            mean=data.mean,
-            std=data.std,
-            seed=settings["seed"],
-            top1=result["top1"],
-            settings={**settings, "command": command_line()},
-            versions=versions(),
-            weights=model.state_dict(),
-        ),
+    """Writes the weights, then the record that says the run is finished."""
+    keep_weights(weights, model, data, settings, result)
+    keep_record(record, settings, result, **more)
+
+
+def keep_weights(
+    weights: Path, model: nn.Module, data: DataRecord, settings: dict[str, Any], result: dict[str, Any]
+) -> Checkpoint:
+    """Writes the network of a run that has ended."""
+    checkpoint = Checkpoint(
+        arch=settings["arch"],
+        width=settings["width"],
+        classes=data.classes,
+        dataset=data.dataset,
+        data_fingerprint=data.train_fingerprint,
+        mean=data.mean,
+        std=data.std,
+        seed=settings["seed"],
+        top1=result["top1"],
+        settings={**settings, "command": command_line()},
+        versions=versions(),
+        weights={name: tensor.detach().cpu() for name, tensor in model.state_dict().items()},
     )
+    save_checkpoint(weights, checkpoint)
+    return checkpoint
+
+
+def keep_record(record: Path, settings: dict[str, Any], result: dict[str, Any], **more: Any) -> None:
+    """Writes, last of all, the record that says the run is finished; then its training state may go."""
     made = {"command": command_line(), "created": now(), "versions": versions()}
     write_json(record, {"result": result, "settings": settings, **more, **made})
     (record.parent / CHECKPOINT).unlink(missing_ok=True)

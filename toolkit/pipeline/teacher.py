@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,37 @@ import numpy as np
 import torch
 
 from toolkit.core.errors import FailureError, UsageError
+from toolkit.core.files import remove_folder
 from toolkit.core.hashing import checked_seed
 from toolkit.core.locks import only_writer
 from toolkit.core.progress import Progress, silent
 from toolkit.core.recipes import resolve_recipe
+from toolkit.core.versions import command_line, now, versions
+from toolkit.formats.beton import Beton
+from toolkit.formats.bundle import rows_fingerprint
+from toolkit.formats.cache_writing import new_blocks
 from toolkit.formats.checkpoint import Checkpoint, load_checkpoint
 from toolkit.formats.dataset import DataRecord, PackedData
+from toolkit.formats.dynamics import DYNAMICS_SCHEMA, DynamicsRecord
+from toolkit.formats.parts import Parts
 from toolkit.formats.workspace import Workspace, checked_name
-from toolkit.models.zoo import build_model, load_weights
+from toolkit.models.zoo import FeatureReader, build_model, load_weights
 from toolkit.pipeline.data import bundle_and_data
-from toolkit.pipeline.run_folder import compiled_settings, earlier_result, forget, keep, timing, trained_name
+from toolkit.pipeline.run_folder import (
+    compiled_settings,
+    earlier_result,
+    forget,
+    keep_record,
+    keep_weights,
+    timing,
+    trained_name,
+)
 from toolkit.pipeline.runtime import Compute, compute_on
 from toolkit.pipeline.sources import check_source, open_source
+from toolkit.teacher.caching import TeacherPass
+from toolkit.teacher.dynamics import Look, Recorder, join_dynamics
 from toolkit.teacher.train import label_loss
-from toolkit.training.evaluate import predict, top1
+from toolkit.training.evaluate import EVAL_BATCH, predict, top1
 from toolkit.training.loop import EpochResult, Trainer
 from toolkit.training.run import run_to_end
 
@@ -54,6 +71,17 @@ def load_model(path: Path, data: PackedData, compute: Compute) -> tuple[Checkpoi
     return checkpoint, compute.place(model).eval()
 
 
+@dataclass(frozen=True)
+class _Training:
+    """One seed's training as it ended."""
+
+    model: torch.nn.Module
+    history: list[dict[str, Any]]
+    top1: float
+    source: str
+    compile_s: float
+
+
 def train_teacher(
     workspace: Workspace,
     dataset: str = "fashion-mnist",
@@ -64,6 +92,9 @@ def train_teacher(
     batch_size: int | None = None,
     lr: float | None = None,
     seed: int = 0,
+    seeds: int = 1,
+    dynamics: bool = True,
+    snapshots: str | None = None,
     subset: str | None = None,
     name: str | None = None,
     data_dir: Path | None = None,
@@ -79,13 +110,20 @@ def train_teacher(
 ) -> dict[str, Any]:
     """Trains a network on the labels of the training split (or of a subset's rows) and keeps it as a teacher.
 
-    A killed run resumes; a finished one with the same settings is returned as it is. `top1` is the last epoch's, on the
-    test split. Raises UsageError or FailureError.
+    With `dynamics`, what its training forward says of every row in every epoch is kept in dynamics.h5, and logits and
+    features of all rows after the epochs of `snapshots` ("2,10"). `seeds` trainings, from `seed` on, are recorded; the
+    first is the teacher. A killed run resumes; a finished one with the same settings is returned as it is. `top1` is
+    the last epoch's, on the test split. Raises UsageError or FailureError.
     """
     compute = compute_on(device, precision, threads)
     settled = resolve_recipe(recipe, epochs, batch_size, lr)
     checked_seed(seed)
+    checked_seed(seed + max(seeds, 1) - 1)
     check_source(source)
+    shown_after = _snapshots(snapshots, settled.epochs, dynamics)
+    if seeds < 1 or (seeds > 1 and not dynamics):
+        found = f"got {seeds}" if seeds < 1 else "with --no-dynamics only the first would leave anything"
+        raise UsageError(f"--seeds must be at least 1, and more than 1 only for dynamics: {found}")
     bundle, data = bundle_and_data(workspace, subset, dataset, data_dir, limit, progress)
     check_source(source, data.record.plan)
     settings = {
@@ -102,35 +140,128 @@ def train_teacher(
         **asdict(settled),
         "milestones": list(settled.milestones),
         **compiled_settings(compiled),
+        **({"seeds": seeds} if seeds > 1 else {}),
+        **({"snapshots": shown_after} if shown_after else {}),
     }
     name = checked_name(_default_name(data.record, settings) if name is None else name)
     folder = workspace.teacher(name)
-    model = compute.place(build_model(arch, data.record.classes, width, seed))
+    build_model(arch, data.record.classes, width, seed)  # refuses what can't be built before anything is touched
     weights, finished = folder / "teacher.pt", folder / "train.json"
     with only_writer(weights):
         earlier = earlier_result(finished, settings, force)
         if earlier is not None:
             return earlier
-        train, test = data.split("train"), data.split("test")
+        train = data.split("train")
         rows_m = np.arange(len(train)) if bundle is None else bundle.rows_of(data.record)
-        fed = open_source(train, rows_m, data.record, settled.batch_size, seed, compute, kind=source)
+        places = [folder, *(folder / f"seed-{seed + index}" for index in range(1, seeds))]
+        recorded = folder / "dynamics.h5.parts"
         if force:
-            forget(folder)
-        steps = settled.epochs * fed.batches_per_epoch
-        trainer = Trainer(model, fed, label_loss, settled, steps, compute.device, compute.precision, compiled)
-        history = run_to_end(trainer, folder, settings, progress, on_epoch)
-        shown = (data.record.plan, data.record.mean, data.record.std)
-        predicted_n = predict(model, test, *shown, compute.device, compute.precision)
+            remove_folder(recorded)
+            for place in places:
+                forget(place)
+        parts = Parts(recorded, settings) if dynamics else None
+
+        def trained(index: int) -> _Training:
+            fed = open_source(train, rows_m, data.record, settled.batch_size, seed + index, compute, kind=source)
+            model = compute.place(build_model(arch, data.record.classes, width, seed + index))
+            watch = None
+            if parts is not None:
+                look = _look(model, data, train, rows_m, compute)
+                rows_n, classes, exact = train.rows_n[rows_m], data.record.classes, not compiled
+                watch = Recorder(
+                    model, rows_n, classes, compute.device, parts, index, shown_after, look, exact, progress
+                )
+            steps, observe = settled.epochs * fed.batches_per_epoch, None if watch is None else watch.observe
+            trainer = Trainer(
+                model, fed, label_loss, settled, steps, compute.device, compute.precision, compiled, observe
+            )
+            history = run_to_end(trainer, places[index], {**settings, "seed": seed + index}, progress, on_epoch, watch)
+            return _Training(model, history, _top1(model, data, compute), fed.name, trainer.compile_s)
+
+        trainings = [trained(index) for index in range(seeds)]
+        first = trainings[0]
         result = {
             "path": str(weights),
             "name": name,
-            "top1": top1(predicted_n, test.labels_n),
-            "rows": len(fed),
+            "top1": first.top1,
+            "rows": len(rows_m),
             "epochs": settled.epochs,
-            **timing(history, fed.name, trainer.compile_s),
+            **timing(first.history, first.source, first.compile_s),
         }
-        keep(finished, weights, model, data.record, settings, result, threads=compute.threads)
+        checkpoint = keep_weights(weights, first.model, data.record, settings, result)
+        if parts is not None:
+            record = DynamicsRecord(
+                dataset=data.record.dataset,
+                data_fingerprint=data.record.train_fingerprint,
+                rows_fingerprint=rows_fingerprint(train.rows_n[rows_m]),
+                limit=data.record.limit,
+                teacher=name,
+                teacher_fingerprint=checkpoint.fingerprint,
+                arch=arch,
+                classes=data.record.classes,
+                seeds=[seed + index for index in range(seeds)],
+                top1s=[training.top1 for training in trainings],
+                epochs=settled.epochs,
+                snapshots=shown_after,
+                settings=settings,
+                command=command_line(),
+                created=now(),
+                versions=versions(),
+            )
+            path = folder / "dynamics.h5"
+            with new_blocks(path, DYNAMICS_SCHEMA, record) as out:
+                labels_n = train.labels_n[rows_m]
+                join_dynamics(out, parts, train.rows_n[rows_m], labels_n, seeds, settled.epochs, shown_after)
+            result["dynamics"] = str(path)
+        keep_record(finished, settings, result, threads=compute.threads)
+        remove_folder(recorded)
+        for place in places[1:]:
+            remove_folder(place)
     return result
+
+
+def _snapshots(asked: str | None, epochs: int, dynamics: bool) -> list[int]:
+    """The epochs, increasing, after which logits and features of all rows are kept. Raises UsageError."""
+    if asked is None:
+        return []
+    words = [word.strip() for word in asked.split(",")]
+    if not all(word.isascii() and word.isdigit() for word in words):
+        raise UsageError(f"--snapshots must be epochs like 2,10, got '{asked}'")
+    found = sorted({int(word) for word in words})
+    if found[0] == 0:
+        raise UsageError(
+            "--snapshots 0: scores of a network that has learned nothing do not reproduce (arXiv 2303.14753). "
+            "Use an early epoch, like 2"
+        )
+    if found[-1] > epochs:
+        raise UsageError(f"--snapshots {asked}: the training has {epochs} epochs")
+    if not dynamics:
+        raise UsageError("--snapshots are part of the dynamics: leave out --no-dynamics")
+    return found
+
+
+def _look(model: torch.nn.Module, data: PackedData, train: Beton, rows_m: np.ndarray, compute: Compute) -> Look:
+    """Runs the network over the canonical views of rows, by their positions among `rows_m`."""
+    record = data.record
+    seeing = TeacherPass(
+        FeatureReader(model),
+        record.mean,
+        record.std,
+        compute.device,
+        compute.dtype,
+        compute.precision,
+        EVAL_BATCH,
+        compute.threads,
+    )
+    views = seeing.reader(train, record.plan)
+    return lambda positions: seeing.run(views, rows_m[positions], 0)
+
+
+def _top1(model: torch.nn.Module, data: PackedData, compute: Compute) -> float:
+    """On the test split, in percent."""
+    test, record = data.split("test"), data.record
+    predicted_n = predict(model, test, record.plan, record.mean, record.std, compute.device, compute.precision)
+    return top1(predicted_n, test.labels_n)
 
 
 def _default_name(data: DataRecord, settings: dict[str, Any]) -> str:

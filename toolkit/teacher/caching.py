@@ -16,7 +16,7 @@ from toolkit.core.device import autocast
 from toolkit.core.errors import FailureError
 from toolkit.core.progress import Progress, silent
 from toolkit.formats.beton import Beton
-from toolkit.formats.cache import BLOCK_ROWS
+from toolkit.formats.blocks import BLOCK_ROWS
 from toolkit.formats.encodings import Arrays, Encoding, FullLogits
 from toolkit.formats.parts import Parts
 from toolkit.formats.views_of import ViewReader

@@ -22,6 +22,7 @@ from toolkit.training.compile import Forward, compiled_forward
 from toolkit.training.showing import Batch
 
 Loss = Callable[[Tensor, Batch], Tensor]
+Observe = Callable[[Tensor, Batch], None]
 
 
 class Source(Protocol):
@@ -75,7 +76,8 @@ class Trainer:
     """A network, its optimizer and its place in the run. `run_epoch` is all it does; `state` is all it needs to resume.
 
     `total_steps` ends the run, within an epoch if need be. The network is trained in place. With `compiled`, whole
-    batches go through torch.compile; `compile_s` is what that took, outside of every epoch's time.
+    batches go through torch.compile; `compile_s` is what that took, outside of every epoch's time. `observe` is shown
+    every batch and its logits before the weights move; it must leave both as they are.
     """
 
     def __init__(
@@ -88,10 +90,11 @@ class Trainer:
         device: torch.device,
         precision: str,
         compiled: bool = False,
+        observe: Observe | None = None,
     ) -> None:
         self.model, self.source, self.loss, self.recipe = model, source, loss, recipe
         self.total_steps, self.device, self.precision = total_steps, device, precision
-        self.epoch, self.step = 0, 0
+        self.epoch, self.step, self._observe = 0, 0, observe
         self.compiled, self.compile_s = compiled, 0.0
         self._whole: Forward | None = None  # compiled when the first whole batch is there
         self.optimizer = torch.optim.SGD(
@@ -155,6 +158,8 @@ class Trainer:
         with autocast(self.device, self.precision):
             logits_bc = forward(batch.images_bchw)
         logits_bc = logits_bc.to(batch.images_bchw.dtype)
+        if self._observe is not None:
+            self._observe(logits_bc.detach(), batch)
         loss = self.loss(logits_bc, batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from toolkit.core.errors import FailureError
 from toolkit.core.files import whole_file
@@ -17,6 +17,16 @@ from toolkit.training.loop import EpochResult, Trainer
 CHECKPOINT = "checkpoint.pt"
 
 _FORMAT = "kdtool training state 1"
+
+
+class Watch(Protocol):
+    """Who records a training: told when an epoch ends, before its checkpoint is written, and resumed with it."""
+
+    def end_epoch(self, epoch: int) -> None: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load_state(self, state: dict[str, Any] | None) -> None: ...
 
 
 def differing(found: dict[str, Any], wanted: dict[str, Any]) -> str:
@@ -31,6 +41,7 @@ def run_to_end(
     settings: dict[str, Any],
     progress: Progress = silent,
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
+    watch: Watch | None = None,
 ) -> list[dict[str, Any]]:
     """Trains until the last step, saving checkpoint.pt and metrics.jsonl in `folder` each epoch; returns the epochs.
 
@@ -50,6 +61,8 @@ def run_to_end(
             )
         try:
             trainer.load_state(saved["state"])
+            if watch is not None:
+                watch.load_state(saved.get("watch"))
             epochs = list(saved["epochs"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:160]
@@ -60,7 +73,11 @@ def run_to_end(
     while not trainer.finished:
         result = trainer.run_epoch(progress)
         epochs.append(asdict(result))
-        save_torch(checkpoint, {"format": _FORMAT, "settings": settings, "state": trainer.state(), "epochs": epochs})
+        content = {"format": _FORMAT, "settings": settings, "state": trainer.state(), "epochs": epochs}
+        if watch is not None:
+            watch.end_epoch(result.epoch)
+            content["watch"] = watch.state()
+        save_torch(checkpoint, content)
         _write_metrics(folder, epochs)
         on_epoch(result)
     return epochs

@@ -1,0 +1,87 @@
+"""HDF5 files of checksummed datasets: contiguous, with a CRC-32 of every BLOCK_ROWS rows in /checksums/<dataset>.
+
+Caches, targets, dynamics and scores are such files; what they were made from stands in the attribute `record`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from toolkit.core.errors import FailureError
+from toolkit.formats.appending import DAMAGE
+
+BLOCK_ROWS = 8192
+
+
+class BlockReader:
+    """An opened file. Blocks are checked against their checksums as they are read; `made_by` makes the file again."""
+
+    def __init__(self, file: h5py.File, path: Path, made_by: str) -> None:
+        self._file, self.path, self.made_by = file, path, made_by
+
+    def _unreadable(self, name: str, error: BaseException) -> FailureError:
+        return FailureError(f"{self.path}: /{name} can't be read ({reason(error)}). Run: {self.made_by}")
+
+    def _dataset(self, name: str) -> h5py.Dataset:
+        try:
+            if name in self._file and f"checksums/{name}" in self._file:
+                return self._file[name]
+        except DAMAGE as error:
+            raise self._unreadable(name, error) from error
+        raise FailureError(f"{self.path}: lacks /{name}. Run: {self.made_by}")
+
+    def block(self, name: str, number: int) -> np.ndarray:
+        """Block `number` of a dataset. Raises FailureError when it is not what was written."""
+        dataset = self._dataset(name)
+        try:
+            block = dataset[number * BLOCK_ROWS : (number + 1) * BLOCK_ROWS]
+            expected = int(self._file[f"checksums/{name}"][number])
+        except DAMAGE as error:
+            raise self._unreadable(name, error) from error
+        if zlib.crc32(np.ascontiguousarray(block).data) != expected:
+            raise FailureError(
+                f"{self.path}: /{name}, rows from {number * BLOCK_ROWS}, fails its checksum. Run: {self.made_by}"
+            )
+        return block
+
+    def blocks(self, name: str) -> Iterator[np.ndarray]:
+        for number in range(-(-self._dataset(name).shape[0] // BLOCK_ROWS)):
+            yield self.block(name, number)
+
+    def read(self, name: str, positions: np.ndarray | None = None) -> np.ndarray:
+        """A dataset, or its increasing `positions`, read front to back."""
+        if positions is None:
+            dataset = self._dataset(name)
+            return np.concatenate([np.empty((0, *dataset.shape[1:]), dataset.dtype), *self.blocks(name)])
+        return np.concatenate(list(self.read_blocks(name, positions)))
+
+    def read_blocks(self, name: str, positions: np.ndarray) -> Iterator[np.ndarray]:
+        """The increasing `positions` of a dataset, BLOCK_ROWS rows at a time, never holding more than two blocks."""
+        for start in range(0, len(positions), BLOCK_ROWS):
+            wanted = positions[start : start + BLOCK_ROWS]
+            number_of = wanted // BLOCK_ROWS
+            yield np.concatenate(
+                [self.block(name, int(n))[wanted[number_of == n] - n * BLOCK_ROWS] for n in np.unique(number_of)]
+            )
+
+    def dataset_names(self) -> list[str]:
+        names: list[str] = []
+        try:
+            self._file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        except DAMAGE as error:
+            raise self._unreadable("", error) from error
+        return [name for name in names if not name.startswith("checksums/")]
+
+    def verify(self) -> int:
+        """Reads every block of every dataset against its checksum; returns how many."""
+        return sum(1 for name in self.dataset_names() for _ in self.blocks(name))
+
+
+def reason(error: BaseException) -> str:
+    """An error of h5py in one short line."""
+    return (str(error.args[0] if error.args else "").splitlines() or [type(error).__name__])[0][:160]

@@ -1,0 +1,163 @@
+"""Recording how a training goes: what the training forward says of each row, epoch by epoch, and snapshots.
+
+Shapes: n rows, b batch, c classes, d features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from toolkit.core.errors import FailureError
+from toolkit.core.progress import Progress, silent
+from toolkit.formats.blocks import BLOCK_ROWS
+from toolkit.formats.cache_writing import CacheWriter
+from toolkit.formats.dynamics import SERIES, SNAPSHOT
+from toolkit.formats.parts import Parts
+from toolkit.models.zoo import last_linear
+from toolkit.training.showing import Batch
+
+# (logits (n, c), features (n, d) float16) of the canonical views of the rows at these positions, by today's weights
+Look = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def observed(logits_bc: Tensor, labels_b: Tensor, log_before_bc: Tensor) -> tuple[Tensor, Tensor]:
+    """What is recorded of a batch, (b, 6) float32 in the order of SERIES, and its log-probabilities (b, c) float32.
+
+    `log_before_bc` are those of the epoch before, NaN where there was none: then so is the KL.
+    """
+    logits_bc = logits_bc.float()
+    log_p_bc, label_b1 = F.log_softmax(logits_bc, dim=1), labels_b[:, None]
+    log_p_b1, p_bc = log_p_bc.gather(1, label_b1), log_p_bc.exp()
+    error_bc = p_bc.scatter(1, label_b1, torch.expm1(log_p_b1))  # p_y − 1, of which float32 loses nothing near p_y = 1
+    columns = {
+        "correct": (logits_bc.argmax(dim=1) == labels_b).float(),
+        "loss": -log_p_b1[:, 0],
+        "el2n": error_bc.norm(dim=1),
+        "logit_true": logits_bc.gather(1, label_b1)[:, 0],
+        "logit_other": logits_bc.scatter(1, label_b1, -torch.inf).amax(dim=1),
+        "kl": (p_bc * (log_p_bc - log_before_bc)).sum(dim=1).clamp_min(0),  # below 0 by rounding alone
+    }
+    return torch.stack([columns[name] for name in SERIES], dim=1), log_p_bc
+
+
+class Recorder:
+    """Watches one training, `observe` batch by batch, and keeps each epoch as a part that survives a kill.
+
+    All stays on the device until the epoch ends: (n, c) and (n, 6) float32. `rows_n` are the rows trained on,
+    increasing. Under bfloat16 the logits that training sees keep three digits: the last layer is computed again in
+    float32 from its input (`exact`; not of compiled networks, whose inner layers can't be listened to).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        rows_n: np.ndarray,
+        classes: int,
+        device: torch.device,
+        parts: Parts,
+        seed_index: int,
+        snapshots: list[int],
+        look: Look,
+        exact: bool = True,
+        progress: Progress = silent,
+    ) -> None:
+        self._model, self._parts, self._seed_index = model, parts, seed_index
+        self._snapshots, self._look, self._progress = snapshots, look, progress
+        self._rows_n = torch.from_numpy(np.asarray(rows_n, dtype=np.int64)).to(device)
+        self._log_before_nc = torch.full((len(rows_n), classes), torch.nan, device=device)
+        self._seen_n6 = torch.full((len(rows_n), len(SERIES)), torch.nan, device=device)
+        self._head, self._read = last_linear(model), list[Tensor]()
+        self._epochs = 0
+        if exact:
+            self._head.register_forward_pre_hook(self._listen)
+
+    def _listen(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if self._model.training:
+            self._read = [args[0].detach()]
+
+    @torch.no_grad()
+    def observe(self, logits_bc: Tensor, batch: Batch) -> None:
+        """Takes in a batch just after its forward pass, before the weights move. The host never waits."""
+        if self._read:
+            features_bd = self._read.pop().to(self._head.weight.dtype)
+            logits_bc = F.linear(features_bd, self._head.weight, self._head.bias)
+        at_b = torch.searchsorted(self._rows_n, batch.rows_b)
+        seen_b6, log_p_bc = observed(logits_bc, batch.labels_b, self._log_before_nc[at_b])
+        self._seen_n6[at_b], self._log_before_nc[at_b] = seen_b6, log_p_bc
+
+    def end_epoch(self, epoch: int) -> None:
+        """Keeps what was seen in `epoch`, from 1, and the snapshot after it where one is wanted."""
+        seen_n6 = self._seen_n6.cpu().numpy()
+        columns = {name: seen_n6[:, at].astype(SERIES[name]) for at, name in enumerate(SERIES)}
+        self._parts.save(epoch_key(self._seed_index, epoch), **columns)
+        if epoch in self._snapshots:
+            self._model.eval()
+            with self._progress(f"snapshot of epoch {epoch}", len(self._rows_n), "img") as tick:
+                for start, stop in block_bounds(len(self._rows_n)):
+                    logits_nc, features_nd = self._look(np.arange(start, stop))
+                    key = snapshot_key(self._seed_index, epoch, start)
+                    self._parts.save(key, logits=logits_nc.astype(np.float16), features=features_nd)
+                    tick(stop - start)
+        self._epochs = epoch
+
+    def state(self) -> dict[str, Any]:
+        return {"epochs": self._epochs, "log_before": self._log_before_nc}
+
+    def load_state(self, state: dict[str, Any] | None) -> None:
+        """Goes on where a killed training stopped. Raises FailureError where it had not recorded all of it."""
+        epochs = 0 if state is None else state["epochs"]
+        missing = [e for e in range(1, epochs + 1) if epoch_key(self._seed_index, e) not in self._parts]
+        if state is None or missing:
+            raise FailureError(
+                f"{self._parts.folder}: lacks the dynamics of an unfinished training's first epochs. "
+                "Pass --no-dynamics to finish it without, or --force to start it again"
+            )
+        self._epochs = epochs
+        self._log_before_nc.copy_(state["log_before"])
+
+
+def epoch_key(seed_index: int, epoch: int) -> str:
+    return f"seed-{seed_index}-epoch-{epoch:05d}"
+
+
+def snapshot_key(seed_index: int, epoch: int, start: int) -> str:
+    return f"seed-{seed_index}-snapshot-{epoch:05d}-rows-{start:010d}"
+
+
+def block_bounds(rows: int) -> list[tuple[int, int]]:
+    return [(start, min(start + BLOCK_ROWS, rows)) for start in range(0, rows, BLOCK_ROWS)]
+
+
+def join_dynamics(
+    out: CacheWriter,
+    parts: Parts,
+    rows_n: np.ndarray,
+    labels_n: np.ndarray,
+    seeds: int,
+    epochs: int,
+    snapshots: list[int],
+) -> None:
+    """Writes the parts of `seeds` trainings of `epochs` epochs as formats/dynamics.py lays them out."""
+    out.write("rows", np.asarray(rows_n, dtype=np.int64))
+    out.write("labels", np.asarray(labels_n, dtype=np.int64))
+    for index in range(seeds):
+        for epoch in range(1, epochs + 1):
+            for name in SERIES:
+                out.write(f"seeds/{index}/epochs/{epoch}/{name}", parts.load(epoch_key(index, epoch), name))
+        for epoch in snapshots:
+            for name in SNAPSHOT:
+                blocks = _snapshot_blocks(parts, index, epoch, name, len(rows_n))
+                width = parts.load(snapshot_key(index, epoch, 0), name).shape[1]
+                place = f"seeds/{index}/snapshots/{epoch}/{name}"
+                out.write_blocks(place, (len(rows_n), width), np.float16, blocks)
+
+
+def _snapshot_blocks(parts: Parts, seed_index: int, epoch: int, name: str, rows: int) -> Iterator[np.ndarray]:
+    for start, _ in block_bounds(rows):
+        yield parts.load(snapshot_key(seed_index, epoch, start), name)
