@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN = $(VENV)/bin/
 export PYTHON
 
-.PHONY: help setup demo test test-all lint bench bench-live bench-students bench-gpu
+.PHONY: help setup demo test test-all lint bench bench-live bench-students bench-gpu bench-scale
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | awk -F: '{printf "make %-14s %s\n", $$1, $$2}'
@@ -26,9 +26,13 @@ lint: setup ## ruff and mypy
 	@$(RUN)ruff format --check .
 	@$(RUN)mypy
 
-bench: setup ## start-up, and each stage beside its bound (10 minutes); results go to benchmarks/results
+bench: setup ## start-up, each stage and each method of selection beside its bound; results go to benchmarks/results
 	@$(RUN)python -m benchmarks.startup --save
 	@$(RUN)python -m benchmarks.throughput --save
+	@$(RUN)python -m benchmarks.selection --save
+
+bench-scale: setup ## selection and scores on 1,281,167 × 2,048 features within 8 GiB (hours; 5.3 GB of disk)
+	@$(RUN)python -m benchmarks.selection_scale --save
 
 bench-live: setup ## kdtool's loop beside a live teacher's, in turn (4 minutes)
 	@$(RUN)python -m benchmarks.live --save

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import gpu, students
+from benchmarks import gpu, selection, selection_scale, students
+from benchmarks.child import Measured, measured
 from benchmarks.live import EQUAL, KDTOOL, kd_loss, live_loop, report, usual_transforms
 from benchmarks.live_run import test_top1 as accuracy_of
 from benchmarks.machine import append, read_lines
@@ -28,6 +29,7 @@ from toolkit.formats.bundle import open_bundle
 from toolkit.formats.dataset import open_packed
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.runtime import compute_on
+from toolkit.selection.methods import METHODS
 
 ROOT = Path(students.__file__).parent.parent
 
@@ -230,6 +232,49 @@ def test_the_gpu_command_runs_through_on_a_cpu(tmp_path: Path, monkeypatch: pyte
     assert list(sections) == list(gpu.SECTIONS)
     assert [name for name, section in sections.items() if "error" in section or not section["results"]] == []
     assert "top1" in sections["paper"]["results"][0]["result"]
+
+
+def test_every_method_of_selection_has_a_bound():
+    assert set(selection.GREEDY) < set(METHODS)
+    assert {selection.bound_s(method) for method in METHODS} == {60.0, 300.0}
+    over = selection.row("herding", Measured(seconds=61.0, held_bytes=2**20, peak_bytes=3 * 2**20))
+    assert over == ["herding", "61.0 s", "2 MiB", "60 s", "no"]
+    assert selection.row("craig", Measured(seconds=61.0))[-1] == "yes"
+    assert selection.row("craig", Measured(error="stopped"))[1] == "over 1200 s"
+
+
+def test_the_synthetic_pool_errs_as_a_good_teacher_does():
+    pool = selection.synthetic(selection.Sizes(rows=5000))
+    assert pool.features_nd is not None and pool.logits_nc is not None and pool.scores_n is not None
+    assert pool.features_nd.shape == (5000, 64) and pool.features_nd.min() == 0
+    wrong_n = pool.logits_nc.argmax(axis=1) != pool.labels_n
+    assert 0.02 < wrong_n.mean() < 0.1
+    assert pool.scores_n[wrong_n].min() > np.median(pool.scores_n)
+
+
+def test_the_memory_of_a_child_is_what_it_took(tmp_path: Path):
+    selection.write_pool(selection.synthetic(selection.QUICK), tmp_path)
+    found = measured("benchmarks.selection", "--child", "random", tmp_path)
+    assert found.error is None and found.found == 450
+    assert found.held_bytes > 2**26 and 0 <= found.more_bytes < 2**25
+    held = np.ones(2**25)  # 256 MiB that the process which starts it holds are no part of it
+    again = measured("benchmarks.selection", "--child", "random", tmp_path)
+    assert abs(again.peak_bytes - found.peak_bytes) < held.nbytes / 4
+    broken = measured("benchmarks.selection", "--child", "random", tmp_path / "nowhere")
+    assert broken.error is not None and "FileNotFoundError" in broken.error
+
+
+def test_the_features_at_scale_are_what_every_work_reads(tmp_path: Path):
+    selection_scale.write_features(tmp_path, rows=9000, features=8, classes=30)
+    labels_n, scores_n, features_nd = selection_scale.opened(tmp_path)
+    assert features_nd.shape == (9000, 8) and features_nd.dtype == np.float16
+    assert features_nd.min() == 0 and np.isfinite(features_nd).all() and len(scores_n) == 9000
+    assert np.array_equal(np.bincount(labels_n), np.full(30, 300))
+    assert np.any(np.diff(labels_n) < 0)
+    first, second = (features_nd[labels_n == label].astype(float).mean(axis=0) for label in (0, 1))
+    assert np.linalg.norm(first - second) > 0.5
+    done = {"stratified": 900, "centroid": 9000}
+    assert {name: selection_scale.WORKS[name](tmp_path) for name in done} == done
 
 
 @pytest.mark.parametrize("program", ["throughput", "live"])

@@ -204,7 +204,8 @@ def test_law_2_streaming_gives_the_resident_batches_bit_for_bit(digits: Path, tm
             pairs = list(zip(resident.batches(epoch), stream, strict=True))
             assert len(pairs) == 6
             for ours, ffcvs in pairs:
-                assert all(torch.equal(a, b) for a, b in zip(ours, ffcvs, strict=True))
+                assert ours.weights_b is None and ffcvs.weights_b is None
+            assert all(torch.equal(a, b) for a, b in zip(ours[:4], ffcvs[:4], strict=True))
 
 
 def test_subset_loader_shows_what_the_teacher_saw(digits: Path):

@@ -50,11 +50,15 @@ def test_help_lists_the_pipeline_in_order():
     shown = kdtool("--help").output
     names = [
         "pack",
+        "noise",
         "train-teacher",
         "cache-teacher",
         "verify-cache",
         "views",
+        "score",
         "build-subset",
+        "show",
+        "compare",
         "distill",
         "evaluate",
         "inspect",

@@ -79,9 +79,9 @@ def source_of(kind: str, bundle: Bundle, targets: Targets | None, images: Beton 
 
 
 def flat(batch: Batch) -> list[torch.Tensor]:
-    images_bchw, labels_b, rows_b, logits = batch
+    images_bchw, labels_b, rows_b, logits, weights = batch
     more = [] if logits is None else list(logits) if isinstance(logits, TopK) else [logits]
-    return [images_bchw, labels_b, rows_b, *more]
+    return [images_bchw, labels_b, rows_b, *more, *([] if weights is None else [weights])]
 
 
 def same_batches(one, other, epochs: int = 3) -> bool:

@@ -8,6 +8,9 @@ from typing import Any
 import click
 
 from toolkit.cli import options as opt
+from toolkit.cli.noise import noise
+from toolkit.cli.score import score
+from toolkit.cli.seeing import compare, inspect, show
 
 
 @click.command()
@@ -171,11 +174,30 @@ def views(as_json: bool, **asked: Any) -> None:
 
 
 @click.command()
-@click.option("--frac", type=float, required=True, help="Fraction of the training rows to keep, above 0 and at most 1.")
-@click.option("--method", default="random", show_default=True, help="random, hardest or easiest.")
-@click.option("--score", help="Which of the cache's scores says what is hard.  [default: el2n]")
-@click.option("--teacher", help="Whose scores and targets.  [default: every cached teacher's targets]")
+@click.option(
+    "--frac",
+    "fractions",
+    type=float,
+    multiple=True,
+    help="Fraction of the training rows to keep, above 0 and at most 1. May be given again, for a subset each.",
+)
+@click.option(
+    "--method",
+    "methods",
+    default=["random"],
+    multiple=True,
+    show_default="random",
+    help="How to choose; see --list-methods. May be given again, for a subset each.",
+)
+@click.option("--list-methods", is_flag=True, help="Only tell every method's needs, cost and paper.")
+@click.option("--score", help="Which of the teacher's scores says what is hard.  [default: el2n]")
+@click.option("--teacher", help="Whose scores, features and targets.  [default: every cached teacher's targets]")
 @click.option("--balance/--no-balance", default=True, show_default=True, help="Keep the classes' proportions.")
+@click.option("--nested", is_flag=True, help="Make a smaller fraction part of a larger one.")
+@click.option("--min-per-class", default=1, show_default=True, help="Rows that every class keeps at least.")
+@click.option("--center", type=float, help="Of window: quantile of the score, 0 easiest, 1 hardest.  [default: 0.5]")
+@click.option("--drop-hardest", type=float, help="Of stratified: share of rows left out first.  [default: 0.1]")
+@click.option("--device", help="Where distances are computed: auto, cpu, cuda or cuda:N.  [default: auto]")
 @click.option("--seed", default=0, show_default=True, help="Of the choice, and of its order in plain FFCV.")
 @click.option("--name", help="Name of the subset.  [default: from its settings]")
 @click.option("--index-only", is_flag=True, help="Name the rows of the packed data instead of copying them.")
@@ -183,19 +205,43 @@ def views(as_json: bool, **asked: Any) -> None:
 @opt.force
 @opt.common
 @opt.example("kdtool build-subset --frac 0.5")
-def build_subset(as_json: bool, **asked: Any) -> None:
+def build_subset(as_json: bool, list_methods: bool, **asked: Any) -> None:
     """Keep a part of the data.  Reads data/ and the cache, if it is there; writes subsets/<name>/."""
     from toolkit.core.progress import on_stderr
-    from toolkit.pipeline.subset import build_subset as run
+    from toolkit.pipeline.subset import build_subsets as run
+    from toolkit.pipeline.subset import random_beside
 
-    result = run(**asked, progress=on_stderr)
-    targets = f"targets of {', '.join(result['targets'])}" if result["targets"] else "no targets yet: see cache-teacher"
-    opt.show(
-        result,
-        as_json,
-        f"{result['path']}: {result['rows']:,} rows ({result['fraction']:g}, {result['method']}), "
-        f"{result['bytes'] / 1e6:,.1f} MB of images, {targets}",
-    )
+    if list_methods:
+        _show_methods(as_json)
+        return
+    if not asked["fractions"]:
+        raise click.UsageError("Missing option '--frac'.", click.get_current_context())
+
+    def made(result: dict[str, Any]) -> None:
+        targets = ", ".join(result["targets"])
+        compare = None if as_json or "random" in asked["methods"] else random_beside(asked["workspace"], result)
+        opt.show(
+            result,
+            as_json,
+            f"{result['path']}: {result['rows']:,} rows ({result['fraction']:g}, {result['method']}), "
+            f"{result['bytes'] / 1e6:,.1f} MB of images, "
+            f"{f'targets of {targets}' if targets else 'no targets yet: see cache-teacher'}"
+            f"{f'; compare with: {compare}' if compare else ''}",
+        )
+
+    run(**asked, progress=on_stderr, on_made=made)
+
+
+def _show_methods(as_json: bool) -> None:
+    from toolkit.pipeline.subset import list_methods
+    from toolkit.report.tables import table
+
+    methods = list_methods()
+    rows = [
+        [name, ", ".join(how["needs"]) or "nothing", "yes" if how["weights"] else "", how["cost"], how["paper"]]
+        for name, how in methods.items()
+    ]
+    opt.show(methods, as_json, table(["method", "needs", "weights", "cost", "paper"], rows))
 
 
 @click.command()
@@ -213,6 +259,7 @@ def build_subset(as_json: bool, **asked: Any) -> None:
     help="Target of a shown view: exact (only cached views are shown), nearest or mean (any view is).",
 )
 @click.option("--views", type=int, help="Use only the first few cached views.  [default: all of them]")
+@click.option("--weights", is_flag=True, help="Count each row as its method of selection weighs it.")
 @click.option("--name", help="Name of the run.  [default: from its settings]")
 @click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="As in pack, for the test split.")
 @opt.compute
@@ -255,19 +302,6 @@ def evaluate(as_json: bool, **asked: Any) -> None:
     opt.show(result, as_json, f"{summary} of {result['dataset']}", *classes)
 
 
-@click.command()
-@click.argument("path", type=click.Path(path_type=Path))
-@opt.common
-@opt.example("kdtool inspect kdtool-work/subsets/fashion-mnist-random-0.5-s0")
-def inspect(as_json: bool, workspace: Any, path: Path) -> None:
-    """Describe an artifact and check all of it: data, subset or run folder, .beton, .h5 or .pt.  Writes nothing."""
-    from toolkit.pipeline.inspect import inspect as run
-
-    result = run(path)
-    width = max(len(key) for key in result)
-    opt.show(result, as_json, *(f"{key:<{width}}  {value}" for key, value in result.items()), "whole and sound")
-
-
 def _fed(result: dict[str, Any]) -> str:
     """From which source, and how long compiling took: runs of earlier versions do not say."""
     compiled = f", after {result['compile_s']:.0f} s of compiling" if result.get("compile_s") else ""
@@ -281,4 +315,18 @@ def _epoch_line(result: Any) -> None:
     )
 
 
-COMMANDS = [pack, train_teacher, cache_teacher, verify_cache, views, build_subset, distill, evaluate, inspect]
+COMMANDS = [
+    pack,
+    noise,
+    train_teacher,
+    cache_teacher,
+    verify_cache,
+    views,
+    score,
+    build_subset,
+    show,
+    compare,
+    distill,
+    evaluate,
+    inspect,
+]

@@ -10,7 +10,7 @@ from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.progress import Progress, silent
 from toolkit.data.sources import Arrays, place_in_class, source_named
 from toolkit.formats.beton import open_beton
-from toolkit.formats.dataset import SPLITS, DataRecord, data_key
+from toolkit.formats.dataset import SPLITS, DataRecord, data_key, noise_named
 
 
 class _Samples:
@@ -44,7 +44,8 @@ def _limited(arrays: Arrays, limit: int | None) -> Arrays:
 
 def check_limit(dataset: str, limit: int | None) -> None:
     """Raises UsageError for an unknown data set, or a limit that would leave a class empty."""
-    classes = len(source_named(dataset).class_names)
+    noisy = noise_named(dataset)
+    classes = len(source_named(dataset if noisy is None else noisy[0]).class_names)
     if limit is not None and limit < classes:
         raise UsageError(f"--limit must be at least the number of classes ({classes}), got {limit}")
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.core.errors import FailureError, unknown_name
+from toolkit.core.errors import FailureError, UsageError, unknown_name
 from toolkit.data.glyphs import kanji, load_glyphs
 
 LARGE_LEAST_AREA = 35  # percent: a smaller part of a kanji may be another kanji
@@ -218,5 +218,5 @@ SOURCES: dict[str, Source] = {
 def source_named(name: str) -> Source:
     """Raises UsageError for a name that is not in SOURCES."""
     if name not in SOURCES:
-        raise unknown_name("data set", name, list(SOURCES))
+        raise UsageError(f"{unknown_name('data set', name, list(SOURCES))}; and what kdtool noise makes of them")
     return SOURCES[name]

@@ -19,8 +19,10 @@ from toolkit.training.showing import Batch
 from toolkit.training.targets import TopK
 
 
-def soft_target_loss(student_bc: Tensor, teacher: Tensor | TopK, temperature: float) -> Tensor:
-    """τ²·KL(softmax(teacher/τ) ‖ softmax(student/τ)), mean over the batch, in nats: a scalar.
+def soft_target_loss(
+    student_bc: Tensor, teacher: Tensor | TopK, temperature: float, weights_b: Tensor | None = None
+) -> Tensor:
+    """τ²·KL(softmax(teacher/τ) ‖ softmax(student/τ)), mean over the batch (see `_mean`), in nats: a scalar.
 
     Hinton et al., Distilling the Knowledge in a Neural Network (2015), section 2; τ² keeps the gradient's size.
 
@@ -35,23 +37,34 @@ def soft_target_loss(student_bc: Tensor, teacher: Tensor | TopK, temperature: fl
     else:
         log_teacher = F.log_softmax(teacher.to(student_bc.dtype) / temperature, dim=1)
         log_student = F.log_softmax(student_bc, dim=1)
-    return temperature**2 * _kl(log_teacher, log_student)
+    return temperature**2 * _mean(_kl(log_teacher, log_student), weights_b)
 
 
 def distillation_loss(alpha: float, temperature: float) -> Loss:
     """(1 − α)·CE(labels) + α·τ²·KL(teacher ‖ student): Ben-Baruch et al. (ICML 2025), equation 1.
 
-    α = 0 never looks at the teacher's logits, α = 1 never at the labels.
+    α = 0 never looks at the teacher's logits, α = 1 never at the labels. Where the batch has weights, both terms are
+    means of w_i·l_i: over batches drawn evenly from a subset whose weights have mean 1, that estimates the subset's
+    weighted mean Σ w_i l_i / Σ w_i without bias, as a division by the batch's own Σ w_i would not.
     """
 
     def loss(student_bc: Tensor, batch: Batch) -> Tensor:
         if alpha == 0:
-            return F.cross_entropy(student_bc, batch.labels_b)
+            return label_loss(student_bc, batch.labels_b, batch.weights_b)
         assert batch.logits_bc is not None
-        soft = soft_target_loss(student_bc, batch.logits_bc, temperature)
-        return soft if alpha == 1 else (1 - alpha) * F.cross_entropy(student_bc, batch.labels_b) + alpha * soft
+        soft = soft_target_loss(student_bc, batch.logits_bc, temperature, batch.weights_b)
+        if alpha == 1:
+            return soft
+        return (1 - alpha) * label_loss(student_bc, batch.labels_b, batch.weights_b) + alpha * soft
 
     return loss
+
+
+def label_loss(student_bc: Tensor, labels_b: Tensor, weights_b: Tensor | None = None) -> Tensor:
+    """Cross-entropy, mean over the batch (see `_mean`), in nats: a scalar."""
+    if weights_b is None:
+        return F.cross_entropy(student_bc, labels_b)
+    return _mean(F.cross_entropy(student_bc, labels_b, reduction="none"), weights_b)
 
 
 def tail_log_sum_exp(tail_b4: Tensor, left_out: int, temperature: float) -> Tensor:
@@ -111,7 +124,7 @@ def _outcomes(scaled_bc: Tensor, indices_bk: Tensor) -> Tensor:
 
 
 def _kl(log_p_bo: Tensor, log_q_bo: Tensor) -> Tensor:
-    """Σ p (log p − log q), mean over the batch, of o outcomes.
+    """Σ p (log p − log q) over o outcomes, of each row: (b,).
 
     Σ(q − p) is zero and so is its gradient. Added outcome by outcome it leaves no negative term, and at high
     temperatures, where p is nearly q, no difference of large terms that would be lost in float32.
@@ -119,4 +132,9 @@ def _kl(log_p_bo: Tensor, log_q_bo: Tensor) -> Tensor:
     p_bo, gap_bo = log_p_bo.exp(), log_p_bo - log_q_bo
     with torch.no_grad():
         q_less_p_bo = torch.where(gap_bo > -1, p_bo * torch.expm1(-gap_bo), log_q_bo.exp() - p_bo)
-    return (p_bo * gap_bo + q_less_p_bo).sum(dim=1).mean()
+    return (p_bo * gap_bo + q_less_p_bo).sum(dim=1)
+
+
+def _mean(losses_b: Tensor, weights_b: Tensor | None) -> Tensor:
+    """The mean of w_i·l_i over the batch, divided by how many there are; of l_i where all count alike."""
+    return losses_b.mean() if weights_b is None else (losses_b * weights_b).mean()

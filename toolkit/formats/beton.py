@@ -216,6 +216,23 @@ def cut(source: Beton, rows_m: np.ndarray, path: Path) -> str:
     return fingerprint
 
 
+def relabelled(source: Beton, labels_n: np.ndarray, path: Path) -> str:
+    """Writes `source` with the labels `labels_n`, (n,) integers, as a .beton at `path`, every other byte the same;
+    returns its content fingerprint. Raises ValueError for labels of other rows, FailureError for a full disk.
+    """
+    if labels_n.shape != (len(source),):
+        raise ValueError(f"labels of shape {labels_n.shape} for {len(source)} rows")
+    records = bytearray(source.records_n.tobytes())  # as bytes: a copy of the array need not keep those between fields
+    np.frombuffer(records, dtype=_RECORD)["label"] = labels_n
+    start = _HEADER.itemsize + len(source.field_bytes)
+    need_space(path, len(source.content))
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        file.write(source.content[:start].data)
+        file.write(records)
+        file.write(source.content[start + len(records) :].data)
+    return open_beton(path).content_fingerprint()
+
+
 def _write_pages(file: BinaryIO, pages: Iterable[bytes], page_bytes: int, identity: bytes) -> str:
     """Writes the pages, each filled up with zeros, and returns the content fingerprint.
 

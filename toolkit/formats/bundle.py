@@ -3,6 +3,7 @@
     subset.json            how the rows were chosen, from what, and the packed data's own record
     loader.json            what an FFCV Loader needs: file, indices, order, seed, drop_last; and the rows' numbers
     images.beton           the rows' pixels and labels (absent when only indexed)
+    weights.h5             how much each row counts, in this order (only of methods that say so)
     targets/<teacher>.h5   the teacher's logits for these rows, in this order
 
 Shapes: m rows of the subset.
@@ -23,14 +24,20 @@ from toolkit.core.hashing import fingerprint
 from toolkit.core.records import record_of
 from toolkit.formats.beton import Beton, open_beton
 from toolkit.formats.dataset import DataRecord, check_images
+from toolkit.formats.weights import WEIGHTS, read_weights, weights_fingerprint
 
+IMPORTED_SCORES = "the imported scores"  # whose a score is that came from outside: no teacher's
 _MADE_BY = "kdtool build-subset --force, with its --frac and other settings"
 
 
 @dataclass(frozen=True)
 class SubsetRecord:
-    """What subset.json says. `scored_by` names score and teacher where a score chose the rows; `images_fingerprint` is
-    of the image file, the packed training split's own where the subset only points into it."""
+    """What subset.json says. `scored_by` is "<score> of <teacher>" where a score chose; `images_fingerprint` is
+    of the image file, the packed training split's own where the subset only points into it.
+
+    `features_of` is the teacher whose features or logits chose the rows, and `features_fingerprint` its own;
+    `weights_fingerprint` is None where the method gives no weights. `select_s` is how long choosing took, in seconds.
+    Fields with a default are missing in subsets of earlier versions."""
 
     name: str
     method: str
@@ -48,28 +55,54 @@ class SubsetRecord:
     command: str
     created: str
     versions: dict[str, str]
+    nested: bool = False
+    min_per_class: int = 1
+    center: float | None = None
+    drop_hardest: float | None = None
+    features_of: str | None = None
+    features_fingerprint: str | None = None
+    weights_fingerprint: str | None = None
+    select_s: float | None = None
 
     def settings(self) -> dict[str, Any]:
         """What decides the rows and the files; the same settings give the same bundle."""
-        names = ("method", "fraction", "balance", "seed", "scored_by", "index_only", "rows_fingerprint")
+        names = (
+            "method",
+            "fraction",
+            "balance",
+            "nested",
+            "min_per_class",
+            "center",
+            "drop_hardest",
+            "seed",
+            "scored_by",
+            "features_of",
+            "index_only",
+            "rows_fingerprint",
+            "weights_fingerprint",
+        )
         return {**{name: getattr(self, name) for name in names}, "data": self.data["train_fingerprint"]}
 
     @property
     def made_by(self) -> str:
         """The command that makes the bundle again."""
-        limit = self.data.get("limit")
+        score, _, of = (self.scored_by or "").partition(" of ")
         said = {
             "dataset": self.data.get("dataset"),
-            "limit": limit,
+            "limit": self.data.get("limit"),
             "frac": repr(self.fraction),
             "method": self.method,
-            "score": self.scored_by and self.scored_by.split(" of ")[0],
-            "teacher": self.scored_by and self.scored_by.split(" of ")[1],
+            "score": score or None,
+            "teacher": self.features_of or (of if of != IMPORTED_SCORES else "") or None,
+            "center": self.center,
+            "drop-hardest": self.drop_hardest,
+            "min-per-class": None if self.min_per_class == 1 else self.min_per_class,
             "seed": self.seed,
             "name": self.name,
         }
         options = [f"--{name} {value}" for name, value in said.items() if value is not None]
-        flags = ["--no-balance"] * (not self.balance) + ["--index-only"] * self.index_only
+        said_so = {"--no-balance": not self.balance, "--nested": self.nested, "--index-only": self.index_only}
+        flags = [flag for flag, given in said_so.items() if given]
         return " ".join(["kdtool build-subset", *options, *flags, "--force"])
 
 
@@ -126,6 +159,19 @@ class Bundle:
     def indices_m(self) -> np.ndarray:
         """The rows' positions in the image file, increasing."""
         return self._numbers("indices")
+
+    @cached_property
+    def weights_m(self) -> np.ndarray | None:
+        """How much each row counts, in the order of the rows: (m,) float32, mean 1; None where all count alike.
+
+        Raises FailureError when they are not those that were chosen with the rows."""
+        if self.record.weights_fingerprint is None:
+            return None
+        path, made_by = self.folder / WEIGHTS, self.record.made_by
+        weights_m = read_weights(path, self.rows_m, made_by)
+        if weights_fingerprint(weights_m) != self.record.weights_fingerprint:
+            raise FailureError(f"{path}: its weights are not those of subset.json. Run: {made_by}")
+        return weights_m
 
     @property
     def images_path(self) -> Path:

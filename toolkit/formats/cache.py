@@ -133,6 +133,17 @@ class CacheReader(BlockReader):
                 raise self._unreadable(f"slots/…/{name}", error) from error
         return arrays
 
+    def features_mapped(self) -> np.ndarray:
+        """The features, (n, d) float16, mapped: checked now, block by block, and held by nobody.
+
+        The map outlives this reader. Raises FailureError when a block is not what was written, or there are none."""
+        for _ in self.blocks("features"):
+            pass
+        try:
+            return mapped(self._dataset("features"))
+        except DAMAGE as error:
+            raise self._unreadable("features", error) from error
+
     def encoded_rows(self, slot: int, positions: np.ndarray) -> Arrays:
         """The increasing `positions` of a slot, as they are stored."""
         return {name: self.read(f"slots/{slot}/{name}", positions) for name in self.encoding.arrays(0)}

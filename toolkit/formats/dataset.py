@@ -1,10 +1,14 @@
 """Packed data: a folder with train.beton, test.beton and data.json, which says what they hold.
 
-Shapes: n rows, h and w height and width.
+Data with label noise are a data set of their own, named after the one they were made of; which labels were flipped lies
+beside them, in noise.json.
+
+Shapes: n rows, m rows with a flipped label, h and w height and width.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,9 @@ from toolkit.formats.beton import Beton, open_beton
 from toolkit.views.plan import Plan
 
 SPLITS = ("train", "test")
+NOISE_FILE = "noise.json"
+
+_NOISY = re.compile(r"(?P<of>.+)-noise-(?P<rate>[0-9.e-]+)-s(?P<seed>[0-9]+)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,23 @@ def data_key(dataset: str, limit: int | None) -> str:
     return dataset if limit is None else f"{dataset}-limit-{limit}"
 
 
+def noise_name(dataset: str, rate: float, seed: int) -> str:
+    """The name of `dataset` with a share `rate` of its training labels flipped."""
+    return f"{dataset}-noise-{rate:g}-s{seed}"
+
+
+def noise_named(dataset: str) -> tuple[str, float, int] | None:
+    """The data set, rate and seed that `noise_name` made the name of, or None where it made no such name."""
+    found = _NOISY.fullmatch(dataset)
+    if found is None:
+        return None
+    try:
+        parts = found["of"], float(found["rate"]), int(found["seed"])
+    except ValueError:  # such as 0.1.2
+        return None
+    return parts if 0 < parts[1] < 1 and noise_name(*parts) == dataset else None
+
+
 def check_images(beton: Beton, record: DataRecord, made_by: str) -> None:
     """Raises FailureError unless every label is one of the record's classes and, for pad-crops, every image has its
     size."""
@@ -93,7 +117,11 @@ def check_images(beton: Beton, record: DataRecord, made_by: str) -> None:
 def pack_command(key: str) -> str:
     """The command that makes the packed data in the folder `key` again; see `data_key`."""
     dataset, _, limit = key.partition("-limit-")
-    return f"kdtool pack --dataset {dataset}{limit and f' --limit {limit}'} --force"
+    command, noisy = f"pack --dataset {dataset}", noise_named(dataset)
+    if noisy is not None:
+        of, rate, seed = noisy
+        command = f"noise --dataset {of} --rate {rate:g} --seed {seed}"
+    return f"kdtool {command}{limit and f' --limit {limit}'} --force"
 
 
 def cache_command(record: DataRecord, teacher: str) -> str:
@@ -126,3 +154,65 @@ def open_packed(folder: Path) -> PackedData:
 
 def write_record(folder: Path, record: DataRecord) -> None:
     write_json(folder / "data.json", record.to_record())
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Of which data set how large a share of the training labels was flipped: those of `rows_m`, positions in
+    train.beton, increasing, whose labels were `true_labels_m`; both (m,) int64."""
+
+    of: str
+    rate: float
+    seed: int
+    rows_m: np.ndarray
+    true_labels_m: np.ndarray
+
+
+@dataclass(frozen=True)
+class _NoiseFile:
+    of: str
+    rate: float
+    seed: int
+    rows: list[int]
+    labels: list[int]
+
+
+def write_noise(folder: Path, noise: Noise) -> None:
+    rows, labels = noise.rows_m.tolist(), noise.true_labels_m.tolist()
+    content = _NoiseFile(noise.of, noise.rate, noise.seed, rows, labels)
+    write_json(folder / NOISE_FILE, asdict(content), compact_lists=True)
+
+
+def noise_of(folder: Path) -> Noise | None:
+    """Which labels of the packed data in `folder` were flipped, or None where they are no data with label noise.
+
+    Raises FailureError where noise.json is missing, damaged, or contradicts data.json or train.beton.
+    """
+    data = open_packed(folder)
+    if noise_named(data.record.dataset) is None:
+        return None
+    path, made_by = folder / NOISE_FILE, pack_command(data.record.key)
+    try:
+        noise = _checked_noise(read_json(path, made_by), data)
+    except (ValueError, OverflowError) as error:
+        raise FailureError(f"{path}: not the label noise of these data ({error}). Run: {made_by}") from error
+    return noise
+
+
+def _checked_noise(content: dict[str, Any], data: PackedData) -> Noise:
+    """Raises ValueError or OverflowError, saying what is wrong."""
+    found, record = record_of(_NoiseFile, content), data.record
+    rows_m, labels_m = (np.array(values, dtype=np.int64) for values in (found.rows, found.labels))
+    if (found.of, found.rate, found.seed) != noise_named(record.dataset):
+        raise ValueError(f"it is of {noise_name(found.of, found.rate, found.seed)}")
+    expected = round(found.rate * record.train_rows)
+    if not expected or len(rows_m) != expected or len(labels_m) != expected:
+        raise ValueError(f"{len(rows_m)} rows and {len(labels_m)} labels, expected {expected} of {record.train_rows}")
+    if np.any(np.diff(rows_m) <= 0) or rows_m[0] < 0 or rows_m[-1] >= record.train_rows:
+        raise ValueError(f"its rows don't increase from 0 to {record.train_rows - 1}")
+    if labels_m.min() < 0 or labels_m.max() >= record.classes:
+        raise ValueError(f"its labels are not all from 0 to {record.classes - 1}")
+    same_m = data.split("train").labels_n[rows_m] == labels_m
+    if np.any(same_m):
+        raise ValueError(f"row {rows_m[same_m][0]} has its true label in train.beton")
+    return Noise(found.of, found.rate, found.seed, rows_m, labels_m)

@@ -9,9 +9,18 @@ from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.files import whole_folder
 from toolkit.core.locks import only_writer
 from toolkit.core.progress import Progress, silent
+from toolkit.data.noise import check_noise, with_noise
 from toolkit.data.pack import check_limit, pack
 from toolkit.formats.bundle import Bundle, open_bundle
-from toolkit.formats.dataset import SPLITS, PackedData, data_key, open_packed, pack_command, write_record
+from toolkit.formats.dataset import (
+    SPLITS,
+    PackedData,
+    data_key,
+    noise_named,
+    open_packed,
+    pack_command,
+    write_record,
+)
 from toolkit.formats.workspace import Workspace
 
 
@@ -50,12 +59,24 @@ def ensure_packed(
     workers: int = 2,
     progress: Progress = silent,
 ) -> PackedData:
-    """The packed data, made now if they are missing (or `force`)."""
+    """The packed data, made now if they are missing (or `force`).
+
+    A data set with label noise, by the name that `noise_name` gives it, is made of its base, itself packed if missing.
+    """
+    noisy = noise_named(dataset)
+    if noisy is not None:
+        check_noise(*noisy)
     check_limit(dataset, limit)
     folder = workspace.data(data_key(dataset, limit))
     if force or not (folder / "data.json").is_file():
         with only_writer(folder), whole_folder(folder) as temporary:
-            write_record(temporary, pack(dataset, temporary, data_dir, limit, workers, progress))
+            if noisy is None:
+                record = pack(dataset, temporary, data_dir, limit, workers, progress)
+            else:
+                of, rate, seed = noisy
+                base = ensure_packed(workspace, of, data_dir, limit, workers=workers, progress=progress)
+                record = with_noise(base, rate, seed, temporary)
+            write_record(temporary, record)
     packed = open_packed(folder)
     if packed.record.key != folder.name:
         raise FailureError(f"{folder / 'data.json'}: a record of {packed.record.key}. Run: {pack_command(folder.name)}")

@@ -1,4 +1,7 @@
-"""kdtool evaluate and kdtool inspect: what a checkpoint is worth, and whether an artifact is what it says."""
+"""kdtool evaluate and kdtool inspect: what a checkpoint is worth, and whether an artifact is what it says.
+
+Shapes: n rows, m rows of a subset, c classes.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,16 @@ from toolkit.core.errors import FailureError
 from toolkit.core.files import read_json
 from toolkit.core.progress import Progress, silent
 from toolkit.formats.beton import open_beton
-from toolkit.formats.bundle import open_bundle
+from toolkit.formats.bundle import Bundle, open_bundle
 from toolkit.formats.cache import open_cache
-from toolkit.formats.dataset import SPLITS, open_packed, pack_command
+from toolkit.formats.dataset import SPLITS, DataRecord, open_packed, pack_command
+from toolkit.formats.dynamics import open_dynamics
+from toolkit.formats.kinds import h5_kind, open_blocks
+from toolkit.formats.scores_file import open_scores
 from toolkit.formats.workspace import Workspace
+from toolkit.report.balance import class_balance
+
+_MOST_CLASSES = 1 << 20  # a file without a record may hold any number as a label
 
 
 def evaluate(
@@ -66,14 +75,22 @@ def evaluate(
 def _inspect_data(folder: Path) -> dict[str, Any]:
     packed = open_packed(folder)
     promised = {"train": packed.record.train_fingerprint, "test": packed.record.test_fingerprint}
+    balance = {}
     for split in SPLITS:
-        found = packed.split(split).content_fingerprint()
+        beton = packed.split(split)
+        balance[split] = class_balance(_counts(beton.labels_n, packed.record.classes), packed.record.class_names)
+        found = beton.content_fingerprint()
         if found != promised[split]:
             raise FailureError(
                 f"{folder / split}.beton: content {found}, data.json says {promised[split]}. "
                 f"Run: {pack_command(packed.record.key)}"
             )
-    return {"kind": "packed data", **packed.record.to_record()}
+    return {"kind": "packed data", **packed.record.to_record(), "class_balance": balance}
+
+
+def _counts(labels_n: np.ndarray, classes: int) -> np.ndarray:
+    """How many rows of each class: (c,) int64."""
+    return np.bincount(labels_n, minlength=classes)
 
 
 def _inspect_subset(folder: Path) -> dict[str, Any]:
@@ -92,7 +109,24 @@ def _inspect_subset(folder: Path) -> dict[str, Any]:
                 raise FailureError(f"{cache.path}: not of this subset's rows. Run: {bundle.record.made_by}")
             blocks[teacher] = cache.verify()
     record = {key: value for key, value in asdict(bundle.record).items() if key != "data"}
-    return {"kind": "subset", **record, "data": bundle.data.key, "images": len(images), "verified_blocks": blocks}
+    counts_c = _counts(images.labels_n[bundle.indices_m], bundle.data.classes)
+    balance = class_balance(counts_c, bundle.data.class_names, _counts_of_whole(bundle))
+    weights_m = bundle.weights_m
+    weighed = {} if weights_m is None else {"weights": [float(weights_m.min()), float(weights_m.max())]}
+    held = {"data": bundle.data.key, "images": len(images), "verified_blocks": blocks}
+    return {"kind": "subset", **record, **held, **weighed, "class_balance": {"subset": balance}}
+
+
+def _counts_of_whole(bundle: Bundle) -> np.ndarray | None:
+    """The classes of the data that the subset was cut from, (c,), where they lie in the same workspace."""
+    folder = bundle.folder.resolve().parent.parent / "data" / bundle.data.key
+    try:
+        packed = open_packed(folder)
+        if packed.record.train_fingerprint != bundle.data.train_fingerprint:
+            return None
+        return _counts(packed.split("train").labels_n, bundle.data.classes)
+    except FailureError:  # a subset stands for itself: what it was cut from may be gone, or damaged
+        return None
 
 
 def _inspect_run(folder: Path) -> dict[str, Any]:
@@ -110,8 +144,8 @@ def _inspect_run(folder: Path) -> dict[str, Any]:
 
 def _inspect_teacher(folder: Path) -> dict[str, Any]:
     found = _inspect_checkpoint(folder / "teacher.pt")
-    caches = {path.name: _inspect_cache(path)["verified_blocks"] for path in sorted(folder.glob("cache*.h5"))}
-    return {**found, "kind": "teacher", "verified_blocks": caches}
+    files = {path.name: _inspect_h5(path)["verified_blocks"] for path in sorted(folder.glob("*.h5"))}
+    return {**found, "kind": "teacher", "verified_blocks": files}
 
 
 def _inspect_checkpoint(path: Path) -> dict[str, Any]:
@@ -137,11 +171,50 @@ def _inspect_cache(path: Path) -> dict[str, Any]:
         }
 
 
+def _inspect_dynamics(path: Path) -> dict[str, Any]:
+    with open_dynamics(path) as dynamics:
+        rows = len(dynamics.rows_n)
+        return {"kind": "dynamics", **asdict(dynamics.record), "rows": rows, "verified_blocks": dynamics.verify()}
+
+
+def _inspect_weights(path: Path) -> dict[str, Any]:
+    with open_blocks(path, "kdtool build-subset --force, with its --method and other settings") as (record, blocks):
+        verified, weights_m = blocks.verify(), blocks.read("weights")
+        span = {"smallest": float(weights_m.min(initial=np.inf)), "largest": float(weights_m.max(initial=-np.inf))}
+        return {"kind": "weights", **record, "rows": len(weights_m), **span, "verified_blocks": verified}
+
+
+def _inspect_scores(path: Path) -> dict[str, Any]:
+    with open_scores(path) as reader:
+        told = {
+            "rows": len(reader),
+            "scores": {name: about.get("definition", "") for name, about in reader.scores.items()},
+        }
+        return {"kind": "scores", **asdict(reader.record), **told, "verified_blocks": reader.verify()}
+
+
+H5_KINDS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "cache": _inspect_cache,
+    "dynamics": _inspect_dynamics,
+    "scores": _inspect_scores,
+    "weights": _inspect_weights,
+}
+
+
+def _inspect_h5(path: Path) -> dict[str, Any]:
+    return H5_KINDS.get(h5_kind(path), _inspect_cache)(path)
+
+
 def _inspect_beton(path: Path) -> dict[str, Any]:
     beton = open_beton(path)
     labels, counts = np.unique(beton.labels_n, return_counts=True)
     images = beton.records_n["image"]
     sizes = sorted({(int(height), int(width)) for height, width in zip(images["height"], images["width"], strict=True)})
+    record = _record_beside(path)
+    names = None if record is None or labels.max(initial=0) >= record.classes else record.class_names
+    balance = {}
+    if len(labels) and labels[0] >= 0 and labels[-1] < _MOST_CLASSES:
+        balance = {path.stem: class_balance(_counts(beton.labels_n, len(names or [])), names)}
     return {
         "kind": "FFCV file",
         "rows": len(beton),
@@ -149,7 +222,18 @@ def _inspect_beton(path: Path) -> dict[str, Any]:
         "sizes": sizes[:5],
         "class_counts": dict(zip(labels.tolist(), counts.tolist(), strict=True)),
         "fingerprint": beton.content_fingerprint(),
+        "class_balance": balance,
     }
+
+
+def _record_beside(path: Path) -> DataRecord | None:
+    """What the folder of a .beton says about its data, if it says anything: there the classes have names."""
+    try:
+        if (path.parent / "data.json").is_file():
+            return open_packed(path.parent).record
+        return open_bundle(path.parent).data
+    except FailureError:
+        return None
 
 
 FOLDERS: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -160,7 +244,7 @@ FOLDERS: dict[str, Callable[[Path], dict[str, Any]]] = {
 }
 FILES: dict[str, Callable[[Path], dict[str, Any]]] = {
     ".beton": _inspect_beton,
-    ".h5": _inspect_cache,
+    ".h5": _inspect_h5,
     ".pt": _inspect_checkpoint,
 }
 

@@ -94,7 +94,8 @@ def subset_loader(
 
     Batches are named tuples: `images_bchw` (b, 3, h, w) float32, normalised, channels last; `labels_b`, `rows_b` (row
     numbers in the packed data) (b,) int64; `logits_bc` (b, c) float32 (a `TopK` where only the largest are cached),
-    what the teacher said of exactly these views, or None where the bundle holds no targets. Rows, views and order
+    what the teacher said of exactly these views, or None where the bundle holds no targets; `weights_b` (b,) float32,
+    how much each row counts (mean 1 over the subset), or None where the bundle holds no weights. Rows, views and order
     depend only on `seed` and the epoch. `loader` is the FFCV Loader within. Raises FailureError or UsageError for a
     damaged bundle, or a teacher or match it does not hold.
     """
@@ -108,4 +109,7 @@ def subset_loader(
     data = opened.data
     targets = knowledge.targets if knowledge else None
     shown = (data.plan, data.mean, data.std)
-    return StreamSource(images, opened.indices_m, *shown, batch_size, seed, targets=targets, workers=workers)
+    how = (batch_size, seed)
+    return StreamSource(
+        images, opened.indices_m, *shown, *how, targets=targets, workers=workers, weights_n=opened.weights_m
+    )

@@ -32,8 +32,9 @@ def open_source(
     compute: Compute,
     targets: Targets | None = None,
     kind: str = "auto",
+    weights_m: np.ndarray | None = None,
 ) -> ResidentSource | StreamSource:
-    """Batches of the rows of `images` at `indices_m`, shown as the data's plan says.
+    """Batches of the rows of `images` at `indices_m`, shown as the data's plan says; with `weights_m`, weighted.
 
     `kind` is one of SOURCES: auto is resident where images and targets fit in half of the device's free memory. Raises
     UsageError for another, and for resized crops that should be resident.
@@ -46,10 +47,10 @@ def open_source(
         kind = "resident" if fits else "stream"
     common = (data.plan, data.mean, data.std, batch_size, seed, compute.device, compute.dtype, targets)
     if kind == "stream":
-        return StreamSource(images, indices_m, *common, workers=compute.threads)
+        return StreamSource(images, indices_m, *common, workers=compute.threads, weights_n=weights_m)
     views = ViewReader(images, data.plan, batch_size, compute.device, compute.threads)
     records = images.records_n[indices_m]
-    return ResidentSource(views.frames(indices_m), records["label"], records["row"], *common)
+    return ResidentSource(views.frames(indices_m), records["label"], records["row"], *common, weights_n=weights_m)
 
 
 def check_source(kind: str, plan: Plan | None = None) -> None:

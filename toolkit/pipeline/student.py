@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from toolkit.core.errors import FailureError, UsageError
@@ -26,6 +27,7 @@ from toolkit.pipeline.knowledge import Knowledge, load_knowledge
 from toolkit.pipeline.run_folder import compiled_settings, earlier_result, forget, keep, timing, trained_name
 from toolkit.pipeline.runtime import Compute, compute_on
 from toolkit.pipeline.sources import check_source, open_source
+from toolkit.selection.methods import METHODS
 from toolkit.training.evaluate import predict, top1
 from toolkit.training.loop import EpochResult, Trainer
 from toolkit.training.run import run_to_end
@@ -46,6 +48,7 @@ def distill(
     temperature: float = 4.0,
     match: str = "exact",
     views: int | None = None,
+    weights: bool = False,
     seed: int = 0,
     name: str | None = None,
     device: str = "auto",
@@ -59,7 +62,8 @@ def distill(
     on_start: Callable[[str], None] = lambda line: None,
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
 ) -> dict[str, Any]:
-    """Trains a student on a bundle (default: the newest) and its cached targets; `views` uses only the first few slots.
+    """Trains a student on a bundle (default: the newest) and its cached targets; `views` uses only the first few slots,
+    `weights` counts each row as the method of selection says.
 
     `iterations`, instead of `epochs`, ends the run after that many steps. A killed run resumes; a finished one with
     the same settings is returned as it is. `top1` and `agreement` (percent, test split) are the last epoch's, never the
@@ -77,6 +81,7 @@ def distill(
     taken = f"subset {bundle.folder} ({bundle.record.rows:,} rows)"  # said once nothing is wrong with what was asked
     first = ", compiling first: up to a minute" if compiled else ""
     check_source(source, bundle.data.plan)
+    weights_m = _weights(bundle) if weights else None
     batches_per_epoch = -(-bundle.record.rows // settled.batch_size)
     steps = iterations or settled.epochs * batches_per_epoch
     settled = replace(settled, epochs=-(-steps // batches_per_epoch))
@@ -84,9 +89,11 @@ def distill(
     if knowledge and isinstance(knowledge.targets.encoding, TopLogits):
         tail_weights(temperature)  # refuses a temperature that the rest's log-sum-exps do not reach
     settings = _settings(bundle, knowledge, asked, settled, compute, recipe, arch, width, seed, steps, compiled)
+    if weights:  # only then: the runs of earlier versions have no such setting
+        settings["weights"] = bundle.record.weights_fingerprint
     folder = workspace.run(_default_name(settings, iterations) if name is None else name)
-    weights, finished = folder / "student.pt", folder / "run.json"
-    with only_writer(weights):
+    student, finished = folder / "student.pt", folder / "run.json"
+    with only_writer(student):
         earlier = earlier_result(finished, settings, force)
         if earlier is not None:
             on_start(taken)
@@ -95,7 +102,7 @@ def distill(
         images_before = images_seen()
         targets = knowledge.targets if knowledge else None
         images, rows_m = bundle.images(), bundle.indices_m
-        fed = open_source(images, rows_m, bundle.data, settled.batch_size, seed, compute, targets, source)
+        fed = open_source(images, rows_m, bundle.data, settled.batch_size, seed, compute, targets, source, weights_m)
         model = compute.place(build_model(arch, bundle.data.classes, width, seed))
         if force:
             forget(folder)
@@ -114,7 +121,7 @@ def distill(
         }
         keep(
             finished,
-            weights,
+            student,
             model,
             bundle.data,
             settings,
@@ -174,8 +181,21 @@ def _default_name(settings: dict[str, Any], iterations: int | None) -> str:
             f"{settings['teacher']}-a{settings['alpha']:g}-t{settings['temperature']:g}"
             f"-{settings['match']}{settings['views']}"
         )
-    arch = settings["arch"].replace(":", "-")
-    return f"{settings['subset']}-{arch}{wide}-{taught}{trained_name(settings)}-{length}-s{settings['seed']}"
+    arch, trained = settings["arch"].replace(":", "-"), trained_name(settings)
+    weighted = "-weighted" if "weights" in settings else ""
+    return f"{settings['subset']}-{arch}{wide}-{taught}{trained}{weighted}-{length}-s{settings['seed']}"
+
+
+def _weights(bundle: Bundle) -> np.ndarray:
+    """The subset's weights. Raises UsageError where it has none, naming the methods that give them."""
+    if bundle.weights_m is None:
+        weighing = ", ".join(name for name, method in METHODS.items() if method.weighted)
+        raise UsageError(
+            f"--weights: subset {bundle.record.name} (by {bundle.record.method}) holds none. Leave it out, or use a "
+            f"subset of a method that gives them ({weighing}). Run: kdtool build-subset "
+            f"--dataset {bundle.data.dataset} --frac {bundle.record.fraction:g} --method {weighing.split(', ')[0]}"
+        )
+    return bundle.weights_m
 
 
 def _test_data(workspace: Workspace, bundle: Bundle, data_dir: Path | None, progress: Progress) -> PackedData:

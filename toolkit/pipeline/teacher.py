@@ -16,17 +16,13 @@ from toolkit.core.hashing import checked_seed
 from toolkit.core.locks import only_writer
 from toolkit.core.progress import Progress, silent
 from toolkit.core.recipes import resolve_recipe
-from toolkit.core.versions import command_line, now, versions
-from toolkit.formats.beton import Beton
-from toolkit.formats.bundle import rows_fingerprint
-from toolkit.formats.cache_writing import new_blocks
 from toolkit.formats.checkpoint import Checkpoint, load_checkpoint
 from toolkit.formats.dataset import DataRecord, PackedData
-from toolkit.formats.dynamics import DYNAMICS_SCHEMA, DynamicsRecord
 from toolkit.formats.parts import Parts
 from toolkit.formats.workspace import Workspace, checked_name
-from toolkit.models.zoo import FeatureReader, build_model, load_weights
+from toolkit.models.zoo import build_model, load_weights
 from toolkit.pipeline.data import bundle_and_data
+from toolkit.pipeline.recording import Recording, check_recording
 from toolkit.pipeline.run_folder import (
     compiled_settings,
     earlier_result,
@@ -38,10 +34,8 @@ from toolkit.pipeline.run_folder import (
 )
 from toolkit.pipeline.runtime import Compute, compute_on
 from toolkit.pipeline.sources import check_source, open_source
-from toolkit.teacher.caching import TeacherPass
-from toolkit.teacher.dynamics import Look, Recorder, join_dynamics
 from toolkit.teacher.train import label_loss
-from toolkit.training.evaluate import EVAL_BATCH, predict, top1
+from toolkit.training.evaluate import predict, top1
 from toolkit.training.loop import EpochResult, Trainer
 from toolkit.training.run import run_to_end
 
@@ -120,10 +114,7 @@ def train_teacher(
     checked_seed(seed)
     checked_seed(seed + max(seeds, 1) - 1)
     check_source(source)
-    shown_after = _snapshots(snapshots, settled.epochs, dynamics)
-    if seeds < 1 or (seeds > 1 and not dynamics):
-        found = f"got {seeds}" if seeds < 1 else "with --no-dynamics only the first would leave anything"
-        raise UsageError(f"--seeds must be at least 1, and more than 1 only for dynamics: {found}")
+    shown_after = check_recording(dynamics, seeds, snapshots, settled.epochs)
     bundle, data = bundle_and_data(workspace, subset, dataset, data_dir, limit, progress)
     check_source(source, data.record.plan)
     settings = {
@@ -145,37 +136,33 @@ def train_teacher(
     }
     name = checked_name(_default_name(data.record, settings) if name is None else name)
     folder = workspace.teacher(name)
-    build_model(arch, data.record.classes, width, seed)  # refuses what can't be built before anything is touched
+    build_model(arch, data.record.classes, width, seed)  # what can't be built is refused before anything is touched
     weights, finished = folder / "teacher.pt", folder / "train.json"
+    places = [folder, *(folder / f"seed-{seed + index}" for index in range(1, seeds))]
+    unjoined = folder / "dynamics.h5.parts"
     with only_writer(weights):
         earlier = earlier_result(finished, settings, force)
         if earlier is not None:
             return earlier
-        train = data.split("train")
-        rows_m = np.arange(len(train)) if bundle is None else bundle.rows_of(data.record)
-        places = [folder, *(folder / f"seed-{seed + index}" for index in range(1, seeds))]
-        recorded = folder / "dynamics.h5.parts"
         if force:
-            remove_folder(recorded)
+            remove_folder(unjoined)
             for place in places:
                 forget(place)
-        parts = Parts(recorded, settings) if dynamics else None
+        train = data.split("train")
+        rows_m = np.arange(len(train)) if bundle is None else bundle.rows_of(data.record)
+        recording = None
+        if dynamics:
+            recording = Recording(Parts(unjoined, settings), shown_after, data.record, train, rows_m, compute)
 
         def trained(index: int) -> _Training:
-            fed = open_source(train, rows_m, data.record, settled.batch_size, seed + index, compute, kind=source)
-            model = compute.place(build_model(arch, data.record.classes, width, seed + index))
-            watch = None
-            if parts is not None:
-                look = _look(model, data, train, rows_m, compute)
-                rows_n, classes, exact = train.rows_n[rows_m], data.record.classes, not compiled
-                watch = Recorder(
-                    model, rows_n, classes, compute.device, parts, index, shown_after, look, exact, progress
-                )
-            steps, observe = settled.epochs * fed.batches_per_epoch, None if watch is None else watch.observe
-            trainer = Trainer(
-                model, fed, label_loss, settled, steps, compute.device, compute.precision, compiled, observe
-            )
-            history = run_to_end(trainer, places[index], {**settings, "seed": seed + index}, progress, on_epoch, watch)
+            own = {**settings, "seed": seed + index}
+            fed = open_source(train, rows_m, data.record, settled.batch_size, own["seed"], compute, kind=source)
+            model = compute.place(build_model(arch, data.record.classes, width, own["seed"]))
+            watch = None if recording is None else recording.recorder(index, model, compiled, progress)
+            observe = None if watch is None else watch.observe
+            steps, on = settled.epochs * fed.batches_per_epoch, (compute.device, compute.precision)
+            trainer = Trainer(model, fed, label_loss, settled, steps, *on, compiled, observe)
+            history = run_to_end(trainer, places[index], own, progress, on_epoch, watch)
             return _Training(model, history, _top1(model, data, compute), fed.name, trainer.compile_s)
 
         trainings = [trained(index) for index in range(seeds)]
@@ -189,72 +176,14 @@ def train_teacher(
             **timing(first.history, first.source, first.compile_s),
         }
         checkpoint = keep_weights(weights, first.model, data.record, settings, result)
-        if parts is not None:
-            record = DynamicsRecord(
-                dataset=data.record.dataset,
-                data_fingerprint=data.record.train_fingerprint,
-                rows_fingerprint=rows_fingerprint(train.rows_n[rows_m]),
-                limit=data.record.limit,
-                teacher=name,
-                teacher_fingerprint=checkpoint.fingerprint,
-                arch=arch,
-                classes=data.record.classes,
-                seeds=[seed + index for index in range(seeds)],
-                top1s=[training.top1 for training in trainings],
-                epochs=settled.epochs,
-                snapshots=shown_after,
-                settings=settings,
-                command=command_line(),
-                created=now(),
-                versions=versions(),
-            )
-            path = folder / "dynamics.h5"
-            with new_blocks(path, DYNAMICS_SCHEMA, record) as out:
-                labels_n = train.labels_n[rows_m]
-                join_dynamics(out, parts, train.rows_n[rows_m], labels_n, seeds, settled.epochs, shown_after)
-            result["dynamics"] = str(path)
+        if recording is not None:
+            top1s = [training.top1 for training in trainings]
+            recording.join(folder / "dynamics.h5", settings, name, checkpoint.fingerprint, top1s)
+            result["dynamics"] = str(folder / "dynamics.h5")
         keep_record(finished, settings, result, threads=compute.threads)
-        remove_folder(recorded)
-        for place in places[1:]:
-            remove_folder(place)
+        for done in (unjoined, *places[1:]):
+            remove_folder(done)
     return result
-
-
-def _snapshots(asked: str | None, epochs: int, dynamics: bool) -> list[int]:
-    """The epochs, increasing, after which logits and features of all rows are kept. Raises UsageError."""
-    if asked is None:
-        return []
-    words = [word.strip() for word in asked.split(",")]
-    if not all(word.isascii() and word.isdigit() for word in words):
-        raise UsageError(f"--snapshots must be epochs like 2,10, got '{asked}'")
-    found = sorted({int(word) for word in words})
-    if found[0] == 0:
-        raise UsageError(
-            "--snapshots 0: scores of a network that has learned nothing do not reproduce (arXiv 2303.14753). "
-            "Use an early epoch, like 2"
-        )
-    if found[-1] > epochs:
-        raise UsageError(f"--snapshots {asked}: the training has {epochs} epochs")
-    if not dynamics:
-        raise UsageError("--snapshots are part of the dynamics: leave out --no-dynamics")
-    return found
-
-
-def _look(model: torch.nn.Module, data: PackedData, train: Beton, rows_m: np.ndarray, compute: Compute) -> Look:
-    """Runs the network over the canonical views of rows, by their positions among `rows_m`."""
-    record = data.record
-    seeing = TeacherPass(
-        FeatureReader(model),
-        record.mean,
-        record.std,
-        compute.device,
-        compute.dtype,
-        compute.precision,
-        EVAL_BATCH,
-        compute.threads,
-    )
-    views = seeing.reader(train, record.plan)
-    return lambda positions: seeing.run(views, rows_m[positions], 0)
 
 
 def _top1(model: torch.nn.Module, data: PackedData, compute: Compute) -> float:

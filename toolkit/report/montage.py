@@ -13,20 +13,21 @@ from math import ceil
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-_MARGIN, _BETWEEN_COLUMNS, _GAP, _LINE = 10, 16, 2, 18
-_FONT_SIZE, _LONGEST_NAME = 13, 24
-_PAPER, _INK, _FAINT = (255, 255, 255), (40, 40, 40), (120, 120, 120)
-_FRAME = (130, 150, 180)  # bluish: neither black nor white images run into it
+MARGIN, GAP, LINE = 10, 2, 18
+PAPER, INK, FAINT = (255, 255, 255), (40, 40, 40), (120, 120, 120)
+FRAME = (130, 150, 180)  # bluish: neither black nor white images run into it
+_BETWEEN_COLUMNS, _LONGEST_NAME = 16, 24
 _HEADINGS = ("row", "class")
 
 
 @lru_cache
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(_FONT_SIZE)
+def font(size: int = 13) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
 
 
-def _length(text: str) -> int:
-    return ceil(_font().getlength(text))
+def text_width(text: str, size: int = 13) -> int:
+    """In pixels, rounded up."""
+    return ceil(font(size).getlength(text))
 
 
 def class_label(names: Sequence[str], label: int) -> str:
@@ -51,32 +52,32 @@ class Layout:
     @cached_property
     def _label_ends(self) -> tuple[int, int]:
         """The right ends of the columns of row numbers and of class labels."""
-        number = max(_length(_HEADINGS[0]), _length(str(max(row for row, _ in self.labels_r))))
-        name = max(map(_length, {_HEADINGS[1], *(name for _, name in self.labels_r)}))
-        return _MARGIN + number, _MARGIN + number + _BETWEEN_COLUMNS + name
+        number = max(text_width(_HEADINGS[0]), text_width(str(max(row for row, _ in self.labels_r))))
+        name = max(map(text_width, {_HEADINGS[1], *(name for _, name in self.labels_r)}))
+        return MARGIN + number, MARGIN + number + _BETWEEN_COLUMNS + name
 
     @property
     def _pitch(self) -> tuple[int, int]:
         """From a tile to the next one below (never less than a line of text) and to the right."""
-        return max(self.height * self.scale, _LINE) + _GAP, self.width * self.scale + _GAP
+        return max(self.height * self.scale, LINE) + GAP, self.width * self.scale + GAP
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the picture."""
         bottom, right = self.tile(len(self.labels_r) - 1, self.slots - 1)
-        return max(bottom.stop, bottom.start + _LINE) + _MARGIN, right.stop + _MARGIN
+        return max(bottom.stop, bottom.start + LINE) + MARGIN, right.stop + MARGIN
 
     def tile(self, row: int, slot: int) -> tuple[slice, slice]:
         """The picture's y and x of a view. Slot 0, the canonical view, stands a little apart."""
         down, across = self._pitch
-        top = _MARGIN + _LINE + row * down
-        left = self._label_ends[1] + _BETWEEN_COLUMNS + slot * across + (3 * _GAP if slot else 0)
+        top = MARGIN + LINE + row * down
+        left = self._label_ends[1] + _BETWEEN_COLUMNS + slot * across + (3 * GAP if slot else 0)
         return slice(top, top + self.height * self.scale), slice(left, left + self.width * self.scale)
 
     def headings(self) -> dict[int, str]:
         """What stands above the slots: as much as fits, if need be not above every one."""
         across = self._pitch[1]
-        long, short = _length(f"slot {self.slots - 1}"), _length(str(self.slots - 1)) + _MARGIN // 2
+        long, short = text_width(f"slot {self.slots - 1}"), text_width(str(self.slots - 1)) + MARGIN // 2
         if long <= across:
             return {slot: f"slot {slot}" for slot in range(self.slots)}
         return {slot: str(slot) for slot in range(0, self.slots, ceil(short / across))}
@@ -84,27 +85,39 @@ class Layout:
     def write(self, draw: ImageDraw.ImageDraw) -> None:
         """Row numbers, class labels and slot numbers."""
         number_end, _ = self._label_ends
-        name_start, above = number_end + _BETWEEN_COLUMNS, _MARGIN + _LINE // 2 - _GAP
-        draw.text((number_end, above), _HEADINGS[0], _FAINT, _font(), "rm")
-        draw.text((name_start, above), _HEADINGS[1], _FAINT, _font(), "lm")
+        name_start, above = number_end + _BETWEEN_COLUMNS, MARGIN + LINE // 2 - GAP
+        draw.text((number_end, above), _HEADINGS[0], FAINT, font(), "rm")
+        draw.text((name_start, above), _HEADINGS[1], FAINT, font(), "lm")
         for slot, heading in self.headings().items():
             across = self.tile(0, slot)[1]
-            draw.text(((across.start + across.stop) // 2, above), heading, _FAINT, _font(), "mm")
+            draw.text(((across.start + across.stop) // 2, above), heading, FAINT, font(), "mm")
         for place, (row, name) in enumerate(self.labels_r):
             down = self.tile(place, 0)[0]
             middle = (down.start + down.stop) // 2
-            draw.text((number_end, middle), str(row), _FAINT, _font(), "rm")
-            draw.text((name_start, middle), name, _INK, _font(), "lm")
+            draw.text((number_end, middle), str(row), FAINT, font(), "rm")
+            draw.text((name_start, middle), name, INK, font(), "lm")
 
 
 def montage(views_rkhw3: np.ndarray, layout: Layout) -> np.ndarray:
     """The picture, (y, x, 3) uint8, of views (r, k, h, w, 3) uint8, laid out as `layout` says."""
-    picture = Image.new("RGB", layout.size[::-1], _PAPER)
+    picture = Image.new("RGB", layout.size[::-1], PAPER)
     layout.write(ImageDraw.Draw(picture))
     picture_yx3 = np.array(picture)
     for row, views_khw3 in enumerate(views_rkhw3):
         for slot, view_hw3 in enumerate(views_khw3):
-            down, across = layout.tile(row, slot)
-            picture_yx3[down.start - 1 : down.stop + 1, across.start - 1 : across.stop + 1] = _FRAME
-            picture_yx3[down, across] = view_hw3.repeat(layout.scale, 0).repeat(layout.scale, 1)
+            paste(picture_yx3, view_hw3, layout.tile(row, slot), layout.scale)
     return picture_yx3
+
+
+def paste(
+    picture_yx3: np.ndarray,
+    image_hw3: np.ndarray,
+    tile: tuple[slice, slice],
+    scale: int,
+    frame: tuple[int, int, int] = FRAME,
+    thick: int = 1,
+) -> None:
+    """Writes an image into the picture's `tile`, each pixel a square of `scale`, with a frame around it."""
+    down, across = tile
+    picture_yx3[down.start - thick : down.stop + thick, across.start - thick : across.stop + thick] = frame
+    picture_yx3[down, across] = image_hw3.repeat(scale, 0).repeat(scale, 1)

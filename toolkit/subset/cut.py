@@ -17,13 +17,19 @@ from toolkit.formats.beton import Beton, cut
 from toolkit.formats.bundle import Bundle, SubsetRecord, open_bundle, write_bundle_records
 from toolkit.formats.cache import CacheReader, CacheRecord, open_cache
 from toolkit.formats.cache_writing import grown_cache, new_cache
+from toolkit.formats.weights import WEIGHTS, weights_fingerprint, write_weights
 
 
 def cut_bundle(
-    train: Beton, rows_m: np.ndarray, record: SubsetRecord, folder: Path, caches: Iterable[CacheReader]
+    train: Beton,
+    rows_m: np.ndarray,
+    record: SubsetRecord,
+    folder: Path,
+    caches: Iterable[CacheReader],
+    weights_m: np.ndarray | None = None,
 ) -> SubsetRecord:
     """Writes the bundle to `folder`, with targets from the caches, whole or not at all; returns its record with the
-    bytes its images took."""
+    bytes its images took. `weights_m` are the rows', where they do not count alike."""
     with whole_folder(folder) as temporary:
         if record.index_only:
             file, indices_m = os.path.relpath(train.path, folder), rows_m
@@ -33,6 +39,9 @@ def cut_bundle(
             images_fingerprint = cut(train, rows_m, temporary / file)
             size = (temporary / file).stat().st_size
             record = replace(record, images_fingerprint=images_fingerprint, bytes=size)
+        if weights_m is not None:
+            record = replace(record, weights_fingerprint=weights_fingerprint(weights_m))
+            write_weights(temporary / WEIGHTS, rows_m, weights_m, record.method)
         write_bundle_records(temporary, record, file, indices_m, rows_m)
         bundle = open_bundle(temporary)
         _carry_targets(folder, bundle)

@@ -10,7 +10,7 @@ from collections.abc import Generator
 import numpy as np
 import torch
 
-from toolkit.training.showing import Batch, Showing
+from toolkit.training.showing import Batch, Showing, weights_of
 from toolkit.training.targets import Targets
 from toolkit.views.plan import Plan
 from toolkit.views.render import Renderer, normalise
@@ -20,7 +20,8 @@ class ResidentSource:
     """Batches of any epoch from images held on `device`; networks are fed in `dtype`.
 
     `rows_n` are the rows' numbers in the packed data set: they decide the views, so a row looks the same in every
-    subset. `mean` and `std` are per channel, of 0 … 1 pixel values. Raises UsageError where targets and rows differ.
+    subset. `mean` and `std` are per channel, of 0 … 1 pixel values. `weights_n` are what each row counts in a loss, or
+    None. Raises UsageError where targets and rows differ.
     """
 
     name = "resident"
@@ -38,9 +39,11 @@ class ResidentSource:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         targets: Targets | None = None,
+        weights_n: np.ndarray | None = None,
     ) -> None:
         if not len(images_nhwc) == len(labels_n) == len(rows_n):
             raise ValueError(f"{len(images_nhwc)} images, {len(labels_n)} labels, {len(rows_n)} row numbers")
+        weights = weights_of(weights_n, len(rows_n), dtype)
         self.batch_size, self._device = batch_size, device
         self.showing = Showing(rows_n, plan, seed, targets)
         self._renderer = Renderer(torch.from_numpy(np.ascontiguousarray(images_nhwc)).to(device), plan)
@@ -49,6 +52,7 @@ class ResidentSource:
         self._mean_c = torch.tensor(mean, dtype=dtype, device=device)
         self._std_c = torch.tensor(std, dtype=dtype, device=device)
         self._targets = targets.table(device, dtype) if targets is not None else None
+        self._weights_n = weights.to(device) if weights is not None else None
 
     def __len__(self) -> int:
         return len(self.showing)
@@ -68,7 +72,10 @@ class ResidentSource:
         geometry_n3, target_n, order = (torch.from_numpy(values).to(self._device) for values in shown)
         for at_b in order.split(self.batch_size):
             images_bhwc = self._renderer.draw(at_b, geometry_n3[at_b])
-            logits_bc = self._targets.gather(target_n[at_b]) if self._targets is not None else None
             yield Batch(
-                normalise(images_bhwc, self._mean_c, self._std_c), self._labels_n[at_b], self._rows_n[at_b], logits_bc
+                normalise(images_bhwc, self._mean_c, self._std_c),
+                self._labels_n[at_b],
+                self._rows_n[at_b],
+                self._targets.gather(target_n[at_b]) if self._targets is not None else None,
+                self._weights_n[at_b] if self._weights_n is not None else None,
             )

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from toolkit.core.errors import UsageError
@@ -24,12 +25,23 @@ _SALT_ORDER = 0x0DE5
 
 class Batch(NamedTuple):
     """`images_bchw` normalised; `labels_b` and `rows_b` (numbers in the packed data) int64; `logits_bc` the teacher's,
-    all of them or a TopK, or None."""
+    all of them or a TopK, or None; `weights_b` how much each row counts, in the dtype of the images, or None where all
+    count alike."""
 
     images_bchw: Tensor
     labels_b: Tensor
     rows_b: Tensor
     logits_bc: Tensor | TopK | None
+    weights_b: Tensor | None = None
+
+
+def weights_of(weights_n: np.ndarray | None, rows: int, dtype: torch.dtype) -> Tensor | None:
+    """The rows' weights on the CPU, in the dtype networks are fed in. Raises ValueError for more or fewer of them."""
+    if weights_n is None:
+        return None
+    if len(weights_n) != rows:
+        raise ValueError(f"{len(weights_n)} weights for {rows} rows")
+    return torch.from_numpy(np.array(weights_n)).to(dtype)
 
 
 def row_order(rows: int, epoch: int, seed: int) -> np.ndarray:

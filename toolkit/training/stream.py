@@ -15,7 +15,7 @@ from torch import Tensor
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.formats.beton import Beton
 from toolkit.training.prefetch import made_ahead
-from toolkit.training.showing import Batch, Showing
+from toolkit.training.showing import Batch, Showing, weights_of
 from toolkit.training.targets import Columns, TargetReader, Targets
 from toolkit.views.plan import Plan
 from toolkit.views.render import Renderer, normalise
@@ -25,13 +25,15 @@ _AHEAD = 2  # batches read beyond the one in the step; FFCV decodes some more
 
 
 class _Read(NamedTuple):
-    """A batch as it comes from disk, on the CPU (pinned for a GPU): images uint8, labels and rows int64."""
+    """A batch as it comes from disk, on the CPU (pinned for a GPU): images uint8, labels and rows int64, weights as the
+    network is fed."""
 
     images_bhwc: Tensor
     labels_b: Tensor
     rows_b: Tensor
     views_b3: Tensor | None
     targets: Columns | None
+    weights_b: Tensor | None
 
 
 class StreamSource:
@@ -57,6 +59,7 @@ class StreamSource:
         dtype: torch.dtype = torch.float32,
         targets: Targets | None = None,
         workers: int = 2,
+        weights_n: np.ndarray | None = None,
     ) -> None:
         from toolkit.formats.ffcv_loader import open_loader
 
@@ -66,6 +69,7 @@ class StreamSource:
         self._mean_c = torch.tensor(mean, dtype=dtype, device=device)
         self._std_c = torch.tensor(std, dtype=dtype, device=device)
         self._targets = TargetReader(targets, dtype) if targets is not None else None
+        self._weights_n = weights_of(weights_n, len(indices_n), dtype)
         self._next_epoch, self._begun = 0, 0
         self._boxes_n5 = None  # of every row of the file: FFCV's decoder looks them up
         decoder = None
@@ -133,7 +137,8 @@ class StreamSource:
             if self._targets is not None:
                 read = self._targets.read(slot_n[at_b], at_b)
                 columns = {name: self._ready(rows) for name, rows in read.items()}
-            yield _Read(images_bhwc, labels_b1[:, 0], rows_b1[:, 0], views_b3, columns)
+            weights_b = None if self._weights_n is None else self._ready(self._weights_n[torch.from_numpy(at_b)])
+            yield _Read(images_bhwc, labels_b1[:, 0], rows_b1[:, 0], views_b3, columns, weights_b)
 
     def _drawn(self, read: _Read) -> Batch:
         images_bhwc = self._sent(read.images_bhwc)
@@ -145,7 +150,8 @@ class StreamSource:
         if self._targets is not None and read.targets is not None:
             logits_bc = self._targets.decode({name: self._sent(rows) for name, rows in read.targets.items()})
         images_bchw = normalise(images_bhwc, self._mean_c, self._std_c)
-        return Batch(images_bchw, self._sent(read.labels_b), self._sent(read.rows_b), logits_bc)
+        weights_b = None if read.weights_b is None else self._sent(read.weights_b)
+        return Batch(images_bchw, self._sent(read.labels_b), self._sent(read.rows_b), logits_bc, weights_b)
 
     def _ready(self, tensor: Tensor) -> Tensor:
         return tensor if self._device.type == "cpu" else tensor.pin_memory()

@@ -1,0 +1,126 @@
+"""kdtool show, compare and inspect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from toolkit.cli import options as opt
+
+
+@click.command()
+@opt.data_set
+@click.option("--score", default="el2n", show_default=True, help="What says which samples are hard.")
+@click.option("--teacher", help="Whose scores and guesses: a name or a checkpoint file.  [default: as cache-teacher]")
+@click.option("--subset", help="Set the rows this subset kept against those dropped, in the histogram.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder, or one .png file for all sheets.  [default: pictures/ in the workspace]",
+)
+@click.option("--count", default=24, show_default=True, help="Samples of each group.")
+@click.option("--per-class", is_flag=True, help="That many of each class, a line for each.")
+@click.option("--seed", default=0, show_default=True, help="Of the random samples, and among equal scores.")
+@opt.common
+@opt.example("kdtool show --score el2n --out hard.png")
+def show(as_json: bool, **asked: Any) -> None:
+    """Draw the hardest, easiest and random samples, and a score's histogram.  Reads data/, scores; writes PNG files."""
+    from toolkit.core.progress import on_stderr
+    from toolkit.pipeline.show import show as run
+
+    result = run(**asked, progress=on_stderr)
+    kept = "" if result["kept"] is None else f", {result['kept']:,} of them kept"
+    guesses = "" if result["teacher_guesses"] else ", without the teacher's guesses: see cache-teacher"
+    opt.show(result, as_json, *result["files"], f"{result['score']}, {result['rows']:,} rows{kept}{guesses}")
+
+
+@click.command()
+@opt.data_set
+@click.option("--score", "scores", multiple=True, help="Compare this score; may be given again.")
+@click.option("--subset", "subsets", multiple=True, help="Compare this subset; may be given again.")
+@click.option("--teacher", "teachers", multiple=True, help="Whose scores; may be given again.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="PNG file of the heat maps.  [default: in pictures/ in the workspace]",
+)
+@opt.common
+@opt.example("kdtool compare --score el2n --score loss --out compare.png")
+def compare(as_json: bool, **asked: Any) -> None:
+    """Tell how alike scores are, and subsets: all, or those named.  Reads scores, subsets/; writes one PNG file."""
+    from toolkit.core.progress import on_stderr
+    from toolkit.pipeline.compare import compare as run
+
+    result = run(**asked, progress=on_stderr)
+    opt.show(result, as_json, *_tables(result))
+
+
+def _tables(result: dict[str, Any]) -> list[str]:
+    from toolkit.report.tables import table
+
+    lines = []
+    if result["spearman"] is not None:
+        cells = [[_number(rho) for rho in row] for row in result["spearman"]]
+        lines += ["Spearman's rank correlation of scores", "", _square(result["scores"], cells), ""]
+    if result["overlap"] is not None:
+        names, sizes = list(result["subsets"]), list(result["subsets"].values())
+        pairs = [
+            [
+                f"{names[a]}, {names[b]}",
+                f"{sizes[a]:,}",
+                f"{sizes[b]:,}",
+                f"{result['common_rows'][a][b]:,}",
+                *(_number(result[kind][a][b]) for kind in ("overlap", "overlap_by_chance")),
+                *(_number(result[kind][a][b]) for kind in ("jaccard", "jaccard_by_chance")),
+            ]
+            for a in range(len(names))
+            for b in range(a)
+        ]
+        header = ["subsets A, B", "rows of A", "of B", "in both", "of the smaller", "chance", "Jaccard", "chance"]
+        lines += [
+            "Rows that two subsets share, and what random ones of these sizes would",
+            "",
+            table(header, pairs),
+            "",
+        ]
+    lines += [f"skipped: {name}, {why}" for name, why in result["skipped"].items()]
+    return [*lines, result["path"]]
+
+
+def _square(names: list[str], cells: list[list[str]]) -> str:
+    from toolkit.report.tables import table
+
+    return table(["", *names], [[name, *row] for name, row in zip(names, cells, strict=True)])
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@opt.common
+@opt.example("kdtool inspect kdtool-work/subsets/fashion-mnist-random-0.5-s0")
+def inspect(as_json: bool, workspace: Any, path: Path) -> None:
+    """Describe an artifact and check all of it: data, subset or run folder, .beton, .h5 or .pt.  Writes nothing."""
+    from toolkit.pipeline.inspect import inspect as run
+
+    result = run(path)
+    balance = result.get("class_balance", {})
+    in_bars = ("class_balance", "class_counts") if balance else ()
+    told = {key: value for key, value in result.items() if key not in in_bars}
+    width = max(len(key) for key in told)
+    lines = [f"{key:<{width}}  {value}" for key, value in told.items()]
+    opt.show(result, as_json, *lines, *_balance(balance), "whole and sound")
+
+
+def _balance(balance: dict[str, Any]) -> list[str]:
+    from toolkit.report.balance import balance_lines
+
+    lines = []
+    for name, one in balance.items():
+        summary, *bars = balance_lines(one)
+        lines += [f"{name}: {summary}", *bars]
+    return lines

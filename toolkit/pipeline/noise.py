@@ -1,0 +1,49 @@
+"""kdtool noise: a data set with a known share of flipped training labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from toolkit.core.progress import Progress, silent
+from toolkit.data.noise import check_noise
+from toolkit.data.pack import check_limit
+from toolkit.formats.dataset import SPLITS, noise_name, noise_of
+from toolkit.formats.workspace import Workspace
+from toolkit.pipeline.data import ensure_packed
+
+
+def make_noise(
+    workspace: Workspace,
+    rate: float,
+    dataset: str = "fashion-mnist",
+    seed: int = 0,
+    data_dir: Path | None = None,
+    limit: int | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Flips exactly round(rate · n) training labels of `dataset` and keeps the result as a data set of its own.
+
+    Rows and new labels are chosen uniformly by `seed`; the test split stays as it is. What is there already is checked
+    and returned. Raises UsageError or FailureError.
+    """
+    check_noise(dataset, rate, seed)
+    check_limit(dataset, limit)
+    packed = ensure_packed(workspace, noise_name(dataset, rate, seed), data_dir, limit, force, progress=progress)
+    for split in SPLITS:
+        packed.split(split)  # what was there already is looked at before it is said to be there
+    noise, record = noise_of(packed.folder), packed.record
+    assert noise is not None  # by its name
+    return {
+        "path": str(packed.folder),
+        "dataset": record.dataset,
+        "of": noise.of,
+        "rate": noise.rate,
+        "seed": noise.seed,
+        "limit": record.limit,
+        "train_rows": record.train_rows,
+        "flipped": len(noise.rows_m),
+        "classes": record.classes,
+        "fingerprint": record.train_fingerprint,
+    }

@@ -1,0 +1,58 @@
+"""What a method may look at, and what it answers. Shapes: n rows, d features, c classes, m rows picked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The rows a method picks from: of one class, or of all data. A method names what it needs, the rest may be None.
+
+    `labels_n` (n,) integers. `scores_n` (n,) floats, high = hard. `features_nd` (n, d) floats, what the teacher's last
+    linear layer read of the canonical view, perhaps float16 and mapped from disk; `logits_nc` (n, c) floats likewise,
+    what it said.
+    """
+
+    labels_n: np.ndarray
+    scores_n: np.ndarray | None = None
+    features_nd: np.ndarray | None = None
+    logits_nc: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels_n)
+
+    def of(self, rows_m: np.ndarray) -> Pool:
+        """The pool of the rows at the positions `rows_m`, in memory."""
+        arrays = (self.labels_n, self.scores_n, self.features_nd, self.logits_nc)
+        return Pool(*(None if array is None else array[rows_m] for array in arrays))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class How:
+    """Settings that methods share. `center`, of window, is a quantile of the score (0 easiest, 1 hardest);
+    `drop_hardest`, of stratified, the share of rows removed first. `device` is where torch computes; `tick` is told how
+    many rows were picked since it was last called."""
+
+    center: float = 0.5
+    drop_hardest: float = 0.1
+    device: str = "cpu"
+    tick: Callable[[int], None] = lambda picked: None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.center <= 1:
+            raise ValueError(f"--center must be from 0 (easiest) to 1 (hardest), got {self.center}")
+        if not 0 <= self.drop_hardest < 1:
+            raise ValueError(f"--drop-hardest must be at least 0 and below 1, got {self.drop_hardest}")
+
+
+class Picked(NamedTuple):
+    """`rows_m` are positions in the pool, int64, in the order they were picked, so that fewer picks are its beginning;
+    `weights_m` float64, at least 0, or None where all count alike."""
+
+    rows_m: np.ndarray
+    weights_m: np.ndarray | None = None
