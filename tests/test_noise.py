@@ -18,6 +18,7 @@ from toolkit.data.noise import check_noise, flipped
 from toolkit.formats import beton as beton_module
 from toolkit.formats.beton import open_beton, relabelled
 from toolkit.formats.beton_writer import write_beton
+from toolkit.formats.bundle import open_bundle
 from toolkit.formats.dataset import noise_name, noise_named, noise_of, open_packed, pack_command
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.data import ensure_packed
@@ -301,3 +302,14 @@ def test_every_command_takes_a_noisy_data_set(copied: Path):
     assert np.array_equal(labels_m, open_packed(copied / "data" / NOISY).split("train").labels_n[rows_m])
     assert made("distill", "-w", copied, "--subset", "part", "--epochs", 1)["teacher_forward_passes"] == 0
     assert made("inspect", copied / "data" / NOISY)["dataset"] == NOISY
+
+
+def test_inspect_counts_the_flipped_labels_of_data_and_of_a_subset(copied: Path):
+    subset = made("build-subset", "--dataset", NOISY, "--frac", "0.5", "-w", copied)
+    folder = copied / "data" / NOISY
+    noise = noise_of(folder)
+    assert noise is not None
+    kept = np.isin(open_bundle(Path(subset["path"])).rows_m, noise.rows_m).sum()
+    assert made("inspect", folder)["flipped_labels"] == len(noise.rows_m)
+    assert made("inspect", subset["path"])["flipped_labels"] == kept > 0
+    assert "flipped_labels" not in made("inspect", copied / "data" / "digits")

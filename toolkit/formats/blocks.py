@@ -6,8 +6,10 @@ Caches, targets, dynamics and scores are such files; what they were made from st
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import h5py
 import numpy as np
@@ -16,6 +18,8 @@ from toolkit.core.errors import FailureError
 from toolkit.formats.appending import DAMAGE
 
 BLOCK_ROWS = 8192
+
+R = TypeVar("R")
 
 
 class BlockReader:
@@ -85,3 +89,33 @@ class BlockReader:
 def reason(error: BaseException) -> str:
     """An error of h5py in one short line."""
     return (str(error.args[0] if error.args else "").splitlines() or [type(error).__name__])[0][:160]
+
+
+@contextmanager
+def opened(path: Path, made_by: str, kind: str, checked: Callable[[h5py.File], R]) -> Iterator[tuple[h5py.File, R]]:
+    """The file, and its record by `checked`, which may raise anything of DAMAGE for what is not of its `kind`.
+
+    Raises FailureError (what, found, what next) when `path` is missing, truncated or of another kind.
+    """
+    if not path.is_file():
+        raise FailureError(f"{path}: not found. Run: {made_by.removesuffix(' --force')}")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise FailureError(f"{path}: not a readable HDF5 file ({reason(error)}). Run: {made_by}") from error
+    with file:
+        try:
+            record = checked(file)
+        except (*DAMAGE, FailureError) as error:
+            raise FailureError(f"{path}: not {kind} of this version ({reason(error)}). Run: {made_by}") from error
+        yield file, record
+
+
+def check_shapes(file: h5py.File, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Raises ValueError for a dataset that is not there, or of another shape."""
+    for name, shape in shapes.items():
+        found = file[name].shape if name in file else None
+        if found is None:
+            raise ValueError(f"lacks /{name}")
+        if found != shape:
+            raise ValueError(f"/{name} is of shape {found}, not {shape}")

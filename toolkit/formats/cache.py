@@ -28,7 +28,7 @@ from toolkit.core.errors import FailureError, UsageError, unknown_name
 from toolkit.core.hashing import fingerprint
 from toolkit.core.records import record_of
 from toolkit.formats.appending import DAMAGE
-from toolkit.formats.blocks import BlockReader, reason
+from toolkit.formats.blocks import BlockReader, check_shapes, opened
 from toolkit.formats.encodings import Arrays, Encoding
 from toolkit.formats.mapped import SlotsOnDisk, mapped
 from toolkit.views.plan import Plan
@@ -187,27 +187,12 @@ def _checked_record(file: h5py.File) -> CacheRecord:
     places = [*((f"slots/{slot}", rows) for slot in range(record.slots)), ("test", test_rows)]
     for place, length in places:
         shapes |= {f"{place}/{name}": shape for name, (shape, _) in encoding.arrays(length).items()}
-    for name, shape in shapes.items():
-        found = file[name].shape if name in file else None
-        if found is None:
-            raise ValueError(f"lacks /{name}")
-        if found != shape:
-            raise ValueError(f"/{name} is of shape {found}, not {shape}")
+    check_shapes(file, shapes)
     return record
 
 
 @contextmanager
 def open_cache(path: Path, made_by: str = "kdtool cache-teacher --force") -> Iterator[CacheReader]:
     """Raises FailureError (what, found, what next) when `path` is missing, truncated, or not a cache of this schema."""
-    if not path.is_file():
-        raise FailureError(f"{path}: not found. Run: {made_by.removesuffix(' --force')}")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise FailureError(f"{path}: not a readable HDF5 file ({reason(error)}). Run: {made_by}") from error
-    with file:
-        try:
-            record = _checked_record(file)
-        except (*DAMAGE, FailureError) as error:
-            raise FailureError(f"{path}: not a cache of this version ({reason(error)}). Run: {made_by}") from error
+    with opened(path, made_by, "a cache", _checked_record) as (file, record):
         yield CacheReader(file, path, record, made_by)

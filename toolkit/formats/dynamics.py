@@ -22,11 +22,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from toolkit.core.errors import FailureError
 from toolkit.core.hashing import fingerprint
 from toolkit.core.records import record_of
-from toolkit.formats.appending import DAMAGE
-from toolkit.formats.blocks import BlockReader, reason
+from toolkit.formats.blocks import BlockReader, check_shapes, opened
 
 DYNAMICS_SCHEMA = "kdtool dynamics 1"
 
@@ -132,12 +130,7 @@ def _checked_record(file: h5py.File) -> DynamicsRecord:
         for epoch in range(1, record.epochs + 1):
             shapes |= {f"seeds/{index}/epochs/{epoch}/{name}": (rows,) for name in SERIES}
         shapes |= {f"seeds/{index}/snapshots/{epoch}/logits": (rows, record.classes) for epoch in record.snapshots}
-    for name, shape in shapes.items():
-        found = file[name].shape if name in file else None
-        if found is None:
-            raise ValueError(f"lacks /{name}")
-        if found != shape:
-            raise ValueError(f"/{name} is of shape {found}, not {shape}")
+    check_shapes(file, shapes)
     return record
 
 
@@ -146,15 +139,5 @@ def open_dynamics(
     path: Path, made_by: str = "kdtool train-teacher --force, with its settings"
 ) -> Iterator[DynamicsReader]:
     """Raises FailureError (what, found, what next) when `path` is missing, truncated, or no dynamics of this schema."""
-    if not path.is_file():
-        raise FailureError(f"{path}: not found. Run: {made_by}")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise FailureError(f"{path}: not a readable HDF5 file ({reason(error)}). Run: {made_by}") from error
-    with file:
-        try:
-            record = _checked_record(file)
-        except (*DAMAGE, FailureError) as error:
-            raise FailureError(f"{path}: not dynamics of this version ({reason(error)}). Run: {made_by}") from error
+    with opened(path, made_by, "dynamics", _checked_record) as (file, record):
         yield DynamicsReader(file, path, record, dynamics_command(record))

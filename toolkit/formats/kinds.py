@@ -10,9 +10,8 @@ from typing import Any
 
 import h5py
 
-from toolkit.core.errors import FailureError
 from toolkit.formats.appending import DAMAGE
-from toolkit.formats.blocks import BlockReader, reason
+from toolkit.formats.blocks import BlockReader, opened
 
 
 def h5_kind(path: Path) -> str:
@@ -29,13 +28,8 @@ def h5_kind(path: Path) -> str:
 @contextmanager
 def open_blocks(path: Path, made_by: str) -> Iterator[tuple[dict[str, Any], BlockReader]]:
     """The record and the blocks of a file of any kind. Raises FailureError when it can't be read."""
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise FailureError(f"{path}: not a readable HDF5 file ({reason(error)}). Run: {made_by}") from error
-    with file:
-        try:
-            record = json.loads(str(file.attrs.get("record", "")))
-        except DAMAGE as error:
-            raise FailureError(f"{path}: its record can't be read ({reason(error)}). Run: {made_by}") from error
+    with opened(path, made_by, "a file of kdtool", lambda file: json.loads(str(file.attrs.get("record", "")))) as (
+        file,
+        record,
+    ):
         yield record, BlockReader(file, path, made_by)

@@ -24,7 +24,7 @@ from toolkit.core.errors import FailureError, UsageError, unknown_name
 from toolkit.core.hashing import fingerprint
 from toolkit.core.records import record_of
 from toolkit.formats.appending import DAMAGE
-from toolkit.formats.blocks import BlockReader, reason
+from toolkit.formats.blocks import BlockReader, check_shapes, opened
 from toolkit.formats.cache_writing import new_blocks
 
 SCORES_SCHEMA = "kdtool scores 1"
@@ -170,25 +170,12 @@ def _checked_record(file: h5py.File) -> ScoresRecord:
         raise ValueError(f"expected schema '{SCORES_SCHEMA}', found {schema}")
     record = record_of(ScoresRecord, json.loads(str(file.attrs.get("record", ""))))
     rows = len(file["rows"]) if "rows" in file else -1
-    for name in ["rows", "labels", *(f"scores/{name}" for name in file.get("scores", {}))]:
-        found = file[name].shape if name in file else None
-        if found != (rows,):
-            raise ValueError(f"/{name} is of shape {found}, not {(rows,)}")
+    check_shapes(file, dict.fromkeys(["rows", "labels", *(f"scores/{one}" for one in file.get("scores", {}))], (rows,)))
     return record
 
 
 @contextmanager
 def open_scores(path: Path, made_by: str = "kdtool score --force") -> Iterator[ScoresReader]:
     """Raises FailureError (what, found, what next) when `path` is missing, truncated, or no scores of this schema."""
-    if not path.is_file():
-        raise FailureError(f"{path}: not found. Run: {made_by.removesuffix(' --force')}")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise FailureError(f"{path}: not a readable HDF5 file ({reason(error)}). Run: {made_by}") from error
-    with file:
-        try:
-            record = _checked_record(file)
-        except (*DAMAGE, FailureError) as error:
-            raise FailureError(f"{path}: not scores of this version ({reason(error)}). Run: {made_by}") from error
+    with opened(path, made_by, "scores", _checked_record) as (file, record):
         yield ScoresReader(file, path, record, made_by)

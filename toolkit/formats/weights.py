@@ -17,8 +17,7 @@ import numpy as np
 
 from toolkit.core.errors import FailureError
 from toolkit.core.hashing import fingerprint
-from toolkit.formats.appending import DAMAGE
-from toolkit.formats.blocks import BlockReader, reason
+from toolkit.formats.blocks import BlockReader, opened
 from toolkit.formats.cache_writing import new_blocks
 
 WEIGHTS = "weights.h5"
@@ -50,19 +49,7 @@ def read_weights(path: Path, rows_m: np.ndarray, made_by: str) -> np.ndarray:
 
     Raises FailureError where the file is missing, damaged, of other rows, or holds weights that cannot be.
     """
-    if not path.is_file():
-        raise FailureError(f"{path}: not found. Run: {made_by}")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise FailureError(f"{path}: not a readable HDF5 file ({reason(error)}). Run: {made_by}") from error
-    with file:
-        try:
-            schema = file.attrs.get("schema", "none")
-        except DAMAGE as error:
-            raise FailureError(f"{path}: its schema can't be read ({reason(error)}). Run: {made_by}") from error
-        if not np.array_equal(schema, _SCHEMA):
-            raise FailureError(f"{path}: expected schema '{_SCHEMA}', found '{schema}'. Run: {made_by}")
+    with opened(path, made_by, "weights", _check_schema) as (file, _):
         reader = BlockReader(file, path, made_by)
         if not np.array_equal(reader.read("rows"), rows_m):
             raise FailureError(f"{path}: weighs other rows than the subset's. Run: {made_by}")
@@ -71,6 +58,11 @@ def read_weights(path: Path, rows_m: np.ndarray, made_by: str) -> np.ndarray:
     if flaw:
         raise FailureError(f"{path}: {flaw}. Run: {made_by}")
     return weights_m
+
+
+def _check_schema(file: h5py.File) -> None:
+    if not np.array_equal(file.attrs.get("schema", "none"), _SCHEMA):
+        raise ValueError(f"expected schema '{_SCHEMA}', found '{file.attrs.get('schema', 'none')}'")
 
 
 def _flaw(weights_m: np.ndarray, rows: int) -> str:

@@ -18,7 +18,7 @@ from toolkit.core.progress import Progress, silent
 from toolkit.formats.beton import open_beton
 from toolkit.formats.bundle import Bundle, open_bundle
 from toolkit.formats.cache import open_cache
-from toolkit.formats.dataset import SPLITS, DataRecord, open_packed, pack_command
+from toolkit.formats.dataset import SPLITS, DataRecord, PackedData, noise_of, open_packed, pack_command
 from toolkit.formats.dynamics import open_dynamics
 from toolkit.formats.kinds import h5_kind, open_blocks
 from toolkit.formats.scores_file import open_scores
@@ -85,7 +85,9 @@ def _inspect_data(folder: Path) -> dict[str, Any]:
                 f"{folder / split}.beton: content {found}, data.json says {promised[split]}. "
                 f"Run: {pack_command(packed.record.key)}"
             )
-    return {"kind": "packed data", **packed.record.to_record(), "class_balance": balance}
+    noise = noise_of(folder)
+    flipped = {} if noise is None else {"flipped_labels": len(noise.rows_m)}
+    return {"kind": "packed data", **packed.record.to_record(), **flipped, "class_balance": balance}
 
 
 def _counts(labels_n: np.ndarray, classes: int) -> np.ndarray:
@@ -110,23 +112,35 @@ def _inspect_subset(folder: Path) -> dict[str, Any]:
             blocks[teacher] = cache.verify()
     record = {key: value for key, value in asdict(bundle.record).items() if key != "data"}
     counts_c = _counts(images.labels_n[bundle.indices_m], bundle.data.classes)
-    balance = class_balance(counts_c, bundle.data.class_names, _counts_of_whole(bundle))
+    whole = _whole(bundle)
+    whole_c = None if whole is None else _counts(whole.split("train").labels_n, bundle.data.classes)
+    balance = class_balance(counts_c, bundle.data.class_names, whole_c)
+    flipped = {} if whole is None else _flipped(bundle, whole)
     weights_m = bundle.weights_m
     weighed = {} if weights_m is None else {"weights": [float(weights_m.min()), float(weights_m.max())]}
     held = {"data": bundle.data.key, "images": len(images), "verified_blocks": blocks}
-    return {"kind": "subset", **record, **held, **weighed, "class_balance": {"subset": balance}}
+    return {"kind": "subset", **record, **held, **weighed, **flipped, "class_balance": {"subset": balance}}
 
 
-def _counts_of_whole(bundle: Bundle) -> np.ndarray | None:
-    """The classes of the data that the subset was cut from, (c,), where they lie in the same workspace."""
+def _whole(bundle: Bundle) -> PackedData | None:
+    """The data that the subset was cut from, where they lie in the same workspace: it stands for itself, and they may
+    be gone, or damaged."""
     folder = bundle.folder.resolve().parent.parent / "data" / bundle.data.key
     try:
         packed = open_packed(folder)
-        if packed.record.train_fingerprint != bundle.data.train_fingerprint:
-            return None
-        return _counts(packed.split("train").labels_n, bundle.data.classes)
-    except FailureError:  # a subset stands for itself: what it was cut from may be gone, or damaged
+        packed.split("train")
+    except FailureError:
         return None
+    return packed if packed.record.train_fingerprint == bundle.data.train_fingerprint else None
+
+
+def _flipped(bundle: Bundle, whole: PackedData) -> dict[str, int]:
+    """How many labels of the subset were flipped, where its data were made with noise."""
+    try:
+        noise = noise_of(whole.folder)
+    except FailureError:
+        return {}
+    return {} if noise is None else {"flipped_labels": int(np.isin(bundle.rows_m, noise.rows_m).sum())}
 
 
 def _inspect_run(folder: Path) -> dict[str, Any]:

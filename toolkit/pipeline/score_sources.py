@@ -117,6 +117,7 @@ def teacher_of(workspace: Workspace, teacher: str | None, record: DataRecord) ->
 
 
 def open_cache_of(stack: ExitStack, workspace: Workspace, data: PackedData, teacher: str) -> CacheReader:
+    """The teacher's cache of these data. Raises FailureError when it is missing, damaged or of others."""
     made_by = cache_command(data.record, teacher)
     cache = stack.enter_context(open_cache(workspace.cache(teacher, data.record.limit), made_by))
     if cache.record.data_fingerprint != data.record.train_fingerprint:

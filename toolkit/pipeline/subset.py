@@ -24,7 +24,8 @@ from toolkit.formats.weights import weights_fingerprint
 from toolkit.formats.workspace import Workspace, checked_name
 from toolkit.pipeline.data import ensure_packed
 from toolkit.pipeline.known_teachers import find_teacher
-from toolkit.pipeline.subset_request import Known, SubsetRequest, open_cache_of, sees_network, what_is_known
+from toolkit.pipeline.score_sources import open_cache_of
+from toolkit.pipeline.subset_request import Known, SubsetRequest, sees_network, what_is_known
 from toolkit.selection.methods import METHODS
 from toolkit.selection.pool import How, Picked, Pool
 from toolkit.subset.cut import adds_to, cut_bundle, cut_targets

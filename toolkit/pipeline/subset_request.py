@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.core.errors import FailureError, KdtoolError, UsageError, unknown_name
+from toolkit.core.errors import KdtoolError, UsageError, unknown_name
 from toolkit.core.hashing import checked_seed, rng_for
-from toolkit.formats.cache import CacheReader, open_cache
+from toolkit.formats.cache import CacheReader
 from toolkit.formats.dataset import PackedData, cache_command
 from toolkit.formats.encodings import FullLogits, TopLogits
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.known_teachers import find_teacher
 from toolkit.pipeline.score import find_score
+from toolkit.pipeline.score_sources import open_cache_of
 from toolkit.selection import choose
 from toolkit.selection.methods import METHODS
 from toolkit.selection.pool import How, Picked, Pool
@@ -136,15 +137,3 @@ def _logits(cache: CacheReader, data: PackedData, methods: Sequence[str]) -> np.
         )
     stored = {name: slots[0] for name, slots in cache.encoded(1).items()}
     return stored["logits"] if isinstance(cache.encoding, FullLogits) else cache.encoding.dense(stored)
-
-
-def open_cache_of(stack: ExitStack, workspace: Workspace, data: PackedData, teacher: str) -> CacheReader:
-    """The teacher's cache of these data. Raises FailureError when it is missing, damaged or of others."""
-    made_by = cache_command(data.record, teacher)
-    cache = stack.enter_context(open_cache(workspace.cache(teacher, data.record.limit), made_by))
-    if cache.record.data_fingerprint != data.record.train_fingerprint:
-        raise FailureError(
-            f"{cache.path}: made from {cache.record.dataset} ({cache.record.data_fingerprint}), but the data are "
-            f"{data.record.key} ({data.record.train_fingerprint}). Run: {made_by}"
-        )
-    return cache
