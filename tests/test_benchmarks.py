@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import gpu, selection, selection_scale, students
+from benchmarks import dynamics, gpu, methods, selection, selection_scale, students
 from benchmarks.child import Measured, measured
 from benchmarks.live import EQUAL, KDTOOL, kd_loss, live_loop, report, usual_transforms
 from benchmarks.live_run import test_top1 as accuracy_of
@@ -296,3 +296,40 @@ def test_the_students_study_runs_through(tmp_path: Path):
     assert "everything counted from packing on" in done.stdout
     remove_folder(quick)
     quick.with_suffix(".jsonl").unlink()
+
+
+def a_line(way: str, seed: int, without: float, taught: float) -> dict[str, Any]:
+    students = [{"alpha": alpha, "top1": top1} for alpha, top1 in ((0.0, without), (1.0, taught))]
+    cost = {"select_s": 1.0, "peak_bytes": 2**30, "overlap": 0.25}
+    machine = {"cores": 1, "cpu": "x", "bfloat16": "none", "threads": 1}
+    return {"way": way, "seed": seed, "students": students, "machine": machine, **cost}
+
+
+def test_the_table_of_methods_pairs_students_by_seed():
+    lines = [a_line("random", 1, 80, 90), a_line("herding", 0, 84, 91), a_line("random", 0, 82, 88)]
+    lines.append(a_line("herding", 1, 81, 92))
+    cells = methods.row(lines, "herding")
+    assert cells[:4] == ["herding", "1.00", "1,024", "25"]
+    assert cells[5].startswith("+1.50 [")  # (84 − 82, 81 − 80), not in the order of the file
+    assert cells[7].startswith("+2.50 [")
+    assert methods.row(lines, "random")[4:8] == ["81.00 ± 1.41", "", "89.00 ± 1.41", ""]
+    assert all(way in methods.report(lines) for way in ("random", "herding"))
+
+
+def test_the_table_of_methods_has_every_method_there_is():
+    assert {words[1] for words in methods.WAYS.values()} == set(METHODS)
+    assert set(methods.WEIGHTED) <= {name for name, method in METHODS.items() if method.weighted}
+
+
+def test_work_is_done_once_whoever_comes(tmp_path: Path):
+    file, done = tmp_path / "results.jsonl", lambda line: (line["way"], line["seed"])
+    for _ in range(2):
+        claimed = [("a", 0), ("b", 1)]
+        methods.claimed(file, tmp_path / "claims", claimed, done, lambda way, seed: {"way": way, "seed": seed})
+    assert [done(line) for line in read_lines(file)] == [("a", 0), ("b", 1)]
+
+
+def test_recorded_and_plain_epochs_train_the_same_images(tmp_path: Path):
+    contest = dynamics.contest(tmp_path, "digits", 100, "resnet8", 2)
+    assert set(contest.rates) == {"plain", "recorded"}
+    assert len(list((tmp_path / "parts").glob("*.npz"))) == 3  # a warm-up and two rounds

@@ -82,7 +82,12 @@ def score(
     with ExitStack() as stack:
         sources = open_sources(stack, workspace, data, teacher)
         fingerprints = sources.fingerprints()
-        wanted, skipped = wanted_scores(sources, scores, fingerprints, device)
+        packaged = _packaged(stack, data, teacher) if sources.dynamics is None else None
+        comes_along = {} if packaged is None else packaged.scored()
+        left = tuple(key for key in scores if key not in comes_along)
+        wanted, skipped = ([], []) if scores and not left else wanted_scores(sources, left, fingerprints, device)
+        if comes_along:
+            skipped = [line for line in skipped if line != sources.missing["dynamics"]]
         path = _scores_path(workspace, data.record, teacher)
         with only_writer(path):
             old = _old(path, data, force, score_command(data.record, teacher))
@@ -102,6 +107,7 @@ def score(
             of_pass = [key for key in dict.fromkeys(scores) if key in SCORES]
             about = sources.cache.scores
             lines += [_told(key, Scored(sources.cache.score(key), about[key]), True) for key in of_pass]
+        lines += [_told(key, scored, True) for key, scored in comes_along.items() if not scores or key in scores]
         return {
             "path": str(path),
             "dataset": data.record.key,
@@ -248,11 +254,18 @@ def _shelves(
             yield open_cache_of(stack, workspace, data, teacher), teacher
         yield from _opened(stack, data, _scores_path(workspace, record, teacher), teacher)
     yield from _opened(stack, data, _scores_path(workspace, record, _IMPORTED), "the imported scores")
-    packaged = PRETRAINED_FOLDER / f"{teacher}.scores.h5"
-    if teacher is not None and packaged.is_file():
-        reader = stack.enter_context(open_scores(packaged, "pip install --force-reinstall kdtool"))
-        if reader.record.data_fingerprint == record.train_fingerprint:
-            yield reader, teacher
+    packaged = None if teacher is None else _packaged(stack, data, teacher)
+    if teacher is not None and packaged is not None:
+        yield packaged, teacher
+
+
+def _packaged(stack: ExitStack, data: PackedData, teacher: str) -> ScoresReader | None:
+    """The scores that come with kdtool's own teacher of these very data, or None."""
+    path = PRETRAINED_FOLDER / f"{teacher}.scores.h5"
+    if not path.is_file():
+        return None
+    reader = stack.enter_context(open_scores(path, "pip install --force-reinstall kdtool"))
+    return reader if reader.record.data_fingerprint == data.record.train_fingerprint else None
 
 
 def _opened(stack: ExitStack, data: PackedData, path: Path, of: str) -> Iterator[tuple[ScoresReader, str]]:
