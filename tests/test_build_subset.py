@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import kdtool, made
 from tests.test_bad_input import edited, fails, flipped, held, refused, rewritten, unchanged
+from toolkit import selection
 from toolkit.formats.bundle import open_bundle
 from toolkit.formats.cache import open_cache
 from toolkit.formats.dataset import open_packed
@@ -115,6 +116,15 @@ def test_data_and_cache_are_opened_once_for_several(ours: Path, monkeypatch: pyt
     assert opened == ["data", "known"]
 
 
+def test_what_the_methods_look_at_is_searched_once_for_what_is_no_number(ours: Path, monkeypatch: pytest.MonkeyPatch):
+    read = []
+    look = selection._first_not_finite
+    monkeypatch.setattr(selection, "_first_not_finite", lambda array: read.append(array.shape) or look(array))
+    methods = [word for method in ("herding", "d2", "cal", "hardest") for word in ("--method", method)]
+    assert len(built("-w", ours, *methods, "--frac", "0.1", "--frac", "0.2")) == 8
+    assert sorted(map(len, read)) == [1, 2, 2]  # scores, features and logits
+
+
 def test_a_failure_in_the_second_keeps_the_first(ours: Path):
     built("-w", ours, "--frac", "0.2")
     edited(ours / "subsets" / "digits-random-0.2-s0" / "subset.json", fraction=0.3)
@@ -144,7 +154,7 @@ def test_the_record_says_what_was_looked_at(ours: Path):
         "window": "digits-window-el2n-c0.7-0.1-s0",
         "stratified": "digits-stratified-el2n-b0.3-0.1-s0",
         "craig": "digits-craig-0.1-s0",
-        "d2": "digits-d2-el2n-0.1-s0",
+        "d2": "digits-d2-el2n-b0.3-0.1-s0",
     }
     words = [word for method in names for word in ("--method", method)]
     results = built("-w", ours, *words, "--frac", "0.1", "--center", "0.7", "--drop-hardest", "0.3")
@@ -157,7 +167,7 @@ def test_the_record_says_what_was_looked_at(ours: Path):
         assert (record.features_of, record.features_fingerprint) == seen
         assert record.scored_by == ("el2n of digits-resnet8" if method in SCORING else None)
         assert record.center == (0.7 if method == "window" else None)
-        assert record.drop_hardest == (0.3 if method == "stratified" else None)
+        assert record.drop_hardest == (0.3 if method in ("stratified", "d2") else None)
         assert (record.weights_fingerprint is not None) == METHODS[method].weighted
         assert record.select_s is not None and "select_s" not in record.settings()
 
@@ -168,7 +178,7 @@ def test_the_record_says_what_was_looked_at(ours: Path):
         ("--method", "window", "--center", "0.25", "--no-balance", "--nested", "--min-per-class", "3"),
         ("--method", "stratified", "--score", "margin", "--drop-hardest", "0.2", "--index-only"),
         ("--method", "grad-match", "--seed", "4"),
-        ("--method", "d2"),
+        ("--method", "d2", "--drop-hardest", "0.25"),
     ],
     ids=lambda words: words[1],
 )
@@ -294,7 +304,7 @@ REFUSED = [
         ("--frac", "0.1", "--method", "window", "--drop-hardest", "0.1"),
         2,
         "--drop-hardest has no meaning",
-        "stratified",
+        "stratified or d2",
     ),
     (("--frac", "0.1", "--method", "hardest", "--device", "cpu"), 2, "--device has no meaning", "herding"),
     (("--frac", "0.1", "--method", "herding", "--device", "gpu"), 2, "--device gpu"),

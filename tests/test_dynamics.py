@@ -264,3 +264,21 @@ def test_another_kind_of_file_is_no_dynamics(digits: Path):
         pass
     with pytest.raises(FailureError, match="not found"), open_dynamics(digits / "no.h5"):
         pass
+
+
+def test_a_teacher_made_again_leaves_no_dynamics_of_the_one_before(workspace: Path):
+    folder = trained(workspace, "again", "--epochs", 1)
+    assert (folder / "dynamics.h5").exists()
+    trained(workspace, "again", "--epochs", 1, "--seed", 7, "--no-dynamics", "--force")
+    assert not (folder / "dynamics.h5").exists()
+
+
+def test_a_finished_training_that_recorded_nothing_says_so(workspace: Path):
+    trained(workspace, "silent", "--epochs", 1, "--no-dynamics")
+    fails(kdtool(*TRAIN, "--name", "silent", "--epochs", 1, "-w", workspace), 1, "--force", "--no-dynamics")
+    trained(workspace, "silent", "--epochs", 1, "--no-dynamics")
+
+
+def test_default_names_tell_trainings_apart_that_were_recorded_otherwise(workspace: Path):
+    names = [made(*TRAIN, "--epochs", 1, *words, "-w", workspace)["name"] for words in ((), ("--snapshots", "1"))]
+    assert names == ["digits-limit-200-resnet8-w4-b64-s0", "digits-limit-200-resnet8-w4-b64-snap1-s0"]

@@ -10,6 +10,7 @@ import scipy.special
 import torch
 import torch.nn.functional as F
 
+from toolkit.pipeline import score_sources
 from toolkit.scores import AT_INITIALISATION, DYNAMICS, SCORES, from_dynamics
 
 SEEDS, EPOCHS, ROWS, CLASSES, FEATURES = 3, 14, 25, 5, 6
@@ -219,6 +220,41 @@ def test_one_seed_at_a_time_is_enough_and_float32_is_read_as_it_is(name, trainin
     lazily = score.compute(*((seed for seed in arrays[need]) for need in score.needs), *more)
     assert whole.dtype == np.float64 and whole.shape == (ROWS,)
     assert np.array_equal(whole, lazily)
+
+
+class _Blocks:
+    """What DynamicsReader gives of the epochs, in blocks of 7 rows, and how many it was asked for."""
+
+    def __init__(self, arrays):
+        self.arrays, self.asked = arrays, []
+        self.record = type("Record", (), {"seeds": list(range(SEEDS))})
+
+    def block(self, name, number):
+        self.asked.append(name)
+        return self.arrays[name][7 * number : 7 * (number + 1)]
+
+    def blocks(self, name):
+        return (self.block(name, number) for number in range(-(-len(self.arrays[name]) // 7)))
+
+
+@pytest.mark.parametrize("name", [name for name, score in DYNAMICS.items() if score.of != "snapshot"])
+def test_epochs_are_scored_block_by_block_as_all_rows_at_once(name):
+    rng, score, told = np.random.default_rng(0), DYNAMICS[name], []
+    series = {need: rng.random(size=(SEEDS, EPOCHS, ROWS)).astype(np.float32) for need in score.needs}
+    if name == "forgetting":
+        series = {need: (values > 0.5).astype(np.uint8) for need, values in series.items()}
+    arrays = {"labels": np.zeros(ROWS, int)}
+    for need, values in series.items():
+        arrays |= {f"seeds/{s}/epochs/{e + 1}/{need}": values[s, e] for s in range(SEEDS) for e in range(EPOCHS)}
+    first, dynamics = EPOCHS - 2, _Blocks(arrays)
+    shown = {
+        need: values[:, :first] if score.of == "training" else values[:, first - 1] for need, values in series.items()
+    }
+    in_blocks = score_sources._of_epochs(dynamics, name, first, told.append)
+    np.testing.assert_array_equal(in_blocks, score.compute(*(shown[need] for need in score.needs)))
+    assert told == [7, 7, 7, 4]
+    epochs = first if score.of == "training" else 1
+    assert len(dynamics.asked) == 4 * (1 + SEEDS * epochs * len(score.needs))  # each once
 
 
 def test_too_few_epochs_and_no_seeds_are_errors():

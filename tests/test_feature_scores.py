@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 import sklearn.cluster
 import sklearn.metrics
 import sklearn.neighbors
+import sklearn.preprocessing
 
 from toolkit.scores import FEATURES, feature_score, from_features
-from toolkit.scores.from_features import centroid, knn_distance, passes_of, prototype
+from toolkit.scores.from_features import centroid, knn_distance, prototype, visits_of
 
 ROWS, DIMENSIONS, CLASSES = 600, 8, 4
 
@@ -80,18 +82,49 @@ def test_clusters_are_checked():
             prototype(np.ones((3, 2)), clusters, np.random.default_rng(0))
 
 
-def test_every_row_is_in_one_block_and_blocks_are_mixed():
-    rng = np.random.default_rng(0)
-    for rows, block in ((1, 1), (10, 3), (1000, 256), (100_000, 8192)):
-        blocks = list(from_features._mixed_blocks(rows, block, rng))
-        assert np.array_equal(np.sort(np.concatenate(blocks)), np.arange(rows))
-        assert all((np.diff(positions_b) > 0).all() for positions_b in blocks)
-    # 1,000 classes in order, 100 rows each: consecutive blocks would hold 82 classes
-    assert len(np.unique(blocks[0] // 100)) > 110
+def ordered_clusters(rows, clusters, features, noise=0.3, seed=0):
+    """Rows about random directions, ordered by class: many clusters, each seen by one block in a row."""
+    rng = np.random.default_rng(seed)
+    labels_n = np.sort(rng.integers(0, clusters, rows))
+    directions_kd = sklearn.preprocessing.normalize(rng.normal(size=(clusters, features)))
+    noise_nd = rng.normal(scale=noise / np.sqrt(features), size=(rows, features))
+    return (directions_kd[labels_n] + noise_nd).astype(np.float16), directions_kd, labels_n
 
 
-def test_large_data_are_gone_through_twice_and_small_ones_ten_times():
-    assert passes_of(1_281_167) == 2 and passes_of(60_000) == 10 and passes_of(0) == 10
+@pytest.mark.parametrize(("rows", "features"), [(10_000, 80), (6000, 32)], ids=["sampled", "all rows"])
+def test_many_ordered_clusters_are_found_as_whole_k_means_finds_them(rows, features):
+    """More rows than the sample, or fewer; features wider than the seeds' projection, or narrower."""
+    features_nd, directions_kd, labels_n = ordered_clusters(rows, 220, features)
+    assert (rows > from_features.SAMPLE_ROWS) == (features == 80)
+    unit_nd = sklearn.preprocessing.normalize(features_nd.astype(np.float64))
+    whole = sklearn.cluster.KMeans(220, n_init=1, random_state=0).fit(unit_nd)
+    found_n = prototype(features_nd, 220, np.random.default_rng(0))
+    assert found_n.mean() < 1.05 * cosine_to(unit_nd, whole.cluster_centers_).mean()
+    assert (found_n < 1e-6).sum() < 5
+    true_n = 1 - (unit_nd * directions_kd[labels_n]).sum(axis=1)
+    assert scipy.stats.spearmanr(found_n, true_n).statistic > 0.85
+    assert np.array_equal(found_n, prototype(features_nd, 220, np.random.default_rng(0)))
+
+
+def test_one_pass_moves_each_centroid_to_its_rows_and_leaves_one_without():
+    unit_nd = np.array([[1, 0], [0.8, 0.6], [0, -1], [0, 0]], np.float32)
+    centroids_kd = np.array([[1, 0], [0, -1], [-1, 0]], np.float32)
+    moved_kd, labels_n = from_features._lloyd(iter([unit_nd[:1], unit_nd[1:]]), centroids_kd, lambda rows: None)
+    assert labels_n[:3].tolist() == [0, 0, 1]
+    np.testing.assert_allclose(moved_kd, [np.array([3, 1]) / np.sqrt(10), [0, -1], [-1, 0]], atol=1e-6)
+    assert moved_kd.dtype == np.float32
+
+
+def test_fewer_directions_than_clusters_leave_no_distance():
+    features_nd = np.repeat(np.eye(3), 10, axis=0)
+    np.testing.assert_allclose(prototype(features_nd, 7, np.random.default_rng(0)), 0, atol=1e-6)
+    np.testing.assert_array_equal(prototype(np.zeros((5, 3)), 2, np.random.default_rng(0)), 1)
+
+
+def test_large_data_are_gone_through_three_times_beside_a_sample():
+    assert visits_of(1_281_167, 1000) == 3 * 1_281_167 + 10 * 8192
+    assert visits_of(1_281_167, 10_000) == 3 * 1_281_167 + 10 * 50_000
+    assert visits_of(5000, 10) == 11 * 5000 and visits_of(0, 0) == 0
 
 
 def test_centroid_is_the_distance_to_the_own_classs_mean(small_blocks):
@@ -141,13 +174,15 @@ def test_float16_on_disk_scores_as_the_numbers_it_holds(name, tmp_path):
     np.testing.assert_allclose(of_disk, in_memory, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("sample", [8192, 150], ids=["all rows", "sampled"])
 @pytest.mark.parametrize("name", FEATURES)
-def test_blocks_change_nothing_and_every_visit_is_told(name, monkeypatch):
+def test_blocks_change_nothing_and_every_visit_is_told(name, sample, monkeypatch):
+    monkeypatch.setattr(from_features, "SAMPLE_ROWS", sample)
     features_nd, labels_n = blobs()
     told = []
     whole = feature_score(name, features_nd, labels_n, CLASSES, np.random.default_rng(0), tick=told.append)
-    visits = {"prototype": passes_of(ROWS) + 1, "centroid": 2, "knn_distance": 1}[name]
-    assert sum(told) == visits * ROWS
+    visits = {"prototype": visits_of(ROWS, CLASSES), "centroid": 2 * ROWS, "knn_distance": ROWS}[name]
+    assert sum(told) == visits
     monkeypatch.setattr(from_features, "BLOCK_ROWS", 70)
     in_blocks = feature_score(name, features_nd, labels_n, CLASSES, np.random.default_rng(0))
     np.testing.assert_allclose(in_blocks, whole, rtol=1e-4, atol=1e-5)

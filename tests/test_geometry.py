@@ -1,6 +1,7 @@
 """Selection by geometry: against plain loops in float64, bounds from the papers, and rows mapped from disk."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -96,6 +97,47 @@ def test_k_centers_radius_is_at_most_twice_the_best(seed):
         best = min(radius(x_nd, centers) for centers in itertools.combinations(range(11), keep))
         picked = k_center(Pool(np.zeros(11, int), None, x_nd), keep, rng_of(seed), How()).rows_m
         assert radius(x_nd, picked) <= 2 * best * (1 + 1e-5)
+
+
+def radius_by_differences(x_nd, picked):
+    nearest_n = np.full(len(x_nd), np.inf)
+    for row in picked:
+        nearest_n = np.minimum(nearest_n, ((x_nd - x_nd[row]) ** 2).sum(axis=1))
+    return math.sqrt(nearest_n.max())
+
+
+@pytest.mark.parametrize("offset", [0, 3])
+def test_k_centers_radius_within_tight_clusters_is_that_of_exact_distances(offset):
+    rng = rng_of(1)
+    centres_nd = 10 * rng.normal(size=(20, 64))[rng.integers(0, 20, 1200)] + offset
+    x_nd = (centres_nd + 1e-3 * rng.normal(size=(1200, 64))).astype(np.float32)
+    picked = k_center(Pool(np.zeros(1200, int), None, x_nd), 200, rng_of(), How()).rows_m
+    x_nd = x_nd.astype(np.float64)
+    exact, nearest_n = [int(picked[0])], np.full(1200, np.inf)
+    while len(exact) < 200:
+        nearest_n = np.minimum(nearest_n, ((x_nd - x_nd[exact[-1]]) ** 2).sum(axis=1))
+        exact.append(int(nearest_n.argmax()))
+    assert radius_by_differences(x_nd, picked) == pytest.approx(radius_by_differences(x_nd, exact), rel=1e-3)
+
+
+def test_contextual_diversity_tells_rows_apart_that_say_nearly_the_same():
+    rng = rng_of(2)
+    kind_n = rng.integers(0, 3, 120)  # sure of one of three classes, and told apart by little
+    logits_nc = (12 * np.eye(3)[kind_n] + 0.01 * rng.normal(size=(120, 3))).astype(np.float32)
+    log_nc = logits_nc.astype(np.float64)
+    log_nc -= np.log(np.exp(log_nc).sum(axis=1, keepdims=True))
+    p_nc = np.exp(log_nc)
+
+    def distance(a, b):
+        return ((p_nc[a] - p_nc[b]) * (log_nc[a] - log_nc[b])).sum()
+
+    picked = contextual_diversity(Pool(np.zeros(120, int), None, None, logits_nc), 30, rng_of(), How()).rows_m.tolist()
+    exact = farthest_by_loops(distance, 120, 30, picked[0])
+
+    def radius_of(rows):
+        return max(min(distance(row, other) for other in rows) for row in range(120))
+
+    assert radius_of(picked) == pytest.approx(radius_of(exact), rel=0.05)
 
 
 @pytest.mark.parametrize("seed", range(5))

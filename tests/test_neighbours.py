@@ -23,8 +23,8 @@ def pool(rows: int, seed: int = 0, dtype: type = np.float32) -> Pool:
     return Pool(rng.integers(0, 3, rows), rng.random(rows), features_nd.astype(dtype), logits_nc)
 
 
-def picked(method: str, of: Pool, keep: int, seed: int = 0) -> Picked:
-    return METHODS[method](of, keep, np.random.default_rng(seed), How())
+def picked(method: str, of: Pool, keep: int, seed: int = 0, drop_hardest: float = 0.1) -> Picked:
+    return METHODS[method](of, keep, np.random.default_rng(seed), How(drop_hardest=drop_hardest))
 
 
 def brute(features_nd: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -58,6 +58,28 @@ def test_nearest_is_exact_where_float32_products_cancel():
     features_nd = (centres_nd + rng.integers(-20, 20, (300, 8)) * 2.0**-7).astype(np.float32)
     distances_nk, _ = nearest(features_nd, 5)
     np.testing.assert_allclose(distances_nk, brute(features_nd, 5)[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("columns", [8192, 32])
+def test_nearest_is_exact_where_float64_products_cancel_too(columns: int, monkeypatch: pytest.MonkeyPatch):
+    """Half of the rows lie a millionth apart near 0, the others near 1000."""
+    monkeypatch.setattr(core, "COLUMNS", columns)
+    features_nd = np.concatenate([np.arange(200).reshape(100, 2) * 1e-6, 1000 + np.arange(200).reshape(100, 2)])
+    features_nd = np.random.default_rng(0).permutation(features_nd.astype(np.float32))
+    expected_nk, positions_nk = brute(features_nd, 4)
+    distances_nk, indices_nk = nearest(features_nd, 4, block=70)
+    np.testing.assert_allclose(distances_nk, expected_nk, rtol=1e-6)
+    apart_n = (np.diff(expected_nk, axis=1) > 1e-9 * expected_nk[:, 1:]).all(axis=1)  # and not two at one distance
+    assert np.array_equal(indices_nk[apart_n], positions_nk[apart_n]) and apart_n.sum() > 20
+
+
+def test_rows_with_neighbours_at_distance_zero_are_searched_once(monkeypatch: pytest.MonkeyPatch):
+    """Nothing is nearer than an equal row, so that data with many of them cost no more."""
+    searched = []
+    search = core._search
+    monkeypatch.setattr(core, "_search", lambda *args, double: searched.append(double) or search(*args, double=double))
+    features_nd = np.repeat(np.random.default_rng(0).normal(size=(3, 6)), 20, axis=0)
+    assert (nearest(features_nd, 4)[0] == 0).all() and searched == [False]
 
 
 def test_nearest_reads_features_mapped_from_disk(tmp_path: Path):
@@ -114,8 +136,20 @@ def test_d2_equals_loops(lowest: float):
         expected.append(best)
         for k in range(5):
             x_n[indices_nk[best, k]] -= np.exp(-0.1 * squared_nk[best, k]) * max(x_n[best], 0)
-    found = picked("d2", of, 80).rows_m.tolist()
+    found = picked("d2", of, 80, drop_hardest=0).rows_m.tolist()
     assert found == expected
+
+
+@pytest.mark.parametrize(("drop", "removed"), [(None, 8), (0.29, 23), (0.9999, 79)])
+def test_d2_leaves_out_the_hardest_and_picks_as_if_they_were_not_there(drop: float | None, removed: int):
+    of = pool(80)
+    how = How() if drop is None else How(drop_hardest=drop)
+    found = neighbours.d2(of, 80, np.random.default_rng(0), how).rows_m
+    by_score = np.argsort(of.scores_n)
+    rest, gone = np.sort(by_score[: 80 - removed]), by_score[80 - removed :]
+    assert found[80 - removed :].tolist() == gone.tolist()  # last, easiest first
+    without = picked("d2", of.of(rest), len(rest), drop_hardest=0).rows_m
+    assert found[: 80 - removed].tolist() == rest[without].tolist()
 
 
 def test_d2_does_not_depend_on_the_features_scale():

@@ -37,6 +37,12 @@ def test_a_window_at_an_end_is_the_extreme_rows():
     assert window(scored(scores_n), 50, rng_of(), How(center=1)).rows_m.tolist() == by_score[::-1].tolist()
 
 
+@pytest.mark.parametrize(("rows", "center"), [(10, 0.5), (10, 0.3), (60, 0.7), (6000, 0.35)])
+def test_of_two_rows_equally_near_the_center_either_comes_first(rows, center):
+    drawn = {int(window(scored(np.arange(rows)), 1, rng_of(seed), How(center=center)).rows_m[0]) for seed in range(40)}
+    assert drawn == {round(center * rows) - 1, round(center * rows)}
+
+
 def algorithm_1(scores, budget, drop, strata):
     """Budgets as the paper's Algorithm 1 has them, as plainly as can be: {stratum: (its rows, its budget)}."""
     order = sorted(range(len(scores)), key=lambda row: -scores[row])

@@ -1,5 +1,7 @@
 """Every score against an independent calculation, on usual and on extreme logits."""
 
+import math
+
 import numpy as np
 import pytest
 import scipy.special
@@ -127,6 +129,43 @@ def test_high_means_hard(name):
     assert hard > easy
 
 
+@pytest.mark.parametrize("gap", [0.5, 20, 38, 80, 300])
+def test_rows_however_sure_keep_their_digits(gap):
+    """Two classes, right by `gap`: the other's odds are e = exp(−gap), p_y = 1 / (1 + e)."""
+    odds = math.exp(-gap)
+    other = odds / (1 + odds)
+    expected = {
+        "loss": math.log1p(odds),
+        "el2n": math.sqrt(2) * other,
+        "entropy": math.log1p(odds) / (1 + odds) + other * (gap + math.log1p(odds)),
+        "margin": 2 * other,
+        "least_confidence": other,
+        "grand": math.sqrt(2) * other * math.sqrt(3**2 + 1),
+    }
+    for shift, label in ((0, 0), (0, 1), (-50, 0)):
+        logits_n = np.roll([gap + shift, shift], label)
+        arrays = PassArrays(logits_n[None, None], np.array([[3.0]]), np.array([label]))
+        for name, value in expected.items():
+            np.testing.assert_allclose(SCORES[name].compute(arrays), value, rtol=1e-13, err_msg=name)
+
+
+def test_sure_views_disagree_by_the_digits_they_have():
+    """Near certainty the divergence is Σ_k e_k log(e_k / mean e) / v, for the odds e_k, to first order in them."""
+    gaps = [38.0, 40.0]
+    odds = np.exp(-np.array(gaps))
+    arrays = PassArrays(np.array([[[gap, 0.0]] for gap in gaps]), np.ones((1, 1)), np.array([0]))
+    expected = (odds * np.log(odds / odds.mean())).mean()
+    np.testing.assert_allclose(SCORES["disagreement"].compute(arrays), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_nothing_to_say_is_zero_and_not_negative_zero(name):
+    logits_vnc = np.full((2, 1, 3), -4000.0)
+    logits_vnc[..., 1] = 4000
+    score_n = SCORES[name].compute(PassArrays(logits_vnc, np.ones((1, 1)), np.array([1])))
+    assert score_n == 0 and not np.signbit(score_n).any()
+
+
 def test_views_that_agree_disagree_by_nothing():
     logits_nc = np.random.default_rng(0).normal(size=(ROWS, CLASSES))
     arrays = PassArrays(np.stack([logits_nc] * 4), np.ones((ROWS, 1)), np.zeros(ROWS, dtype=int))
@@ -155,4 +194,4 @@ def test_computed_scores_are_float32_one_a_row():
 
 def test_log_softmax_is_scipys():
     logits = np.random.default_rng(0).normal(scale=50, size=(4, 5, 6))
-    np.testing.assert_allclose(log_softmax(logits), scipy.special.log_softmax(logits, axis=-1), rtol=1e-12)
+    np.testing.assert_allclose(log_softmax(logits), scipy.special.log_softmax(logits, axis=-1), rtol=1e-12, atol=1e-15)

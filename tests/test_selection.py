@@ -1,5 +1,6 @@
 """Choosing rows: exact counts, every class kept, chance only where it belongs."""
 
+import itertools
 import math
 import re
 import zlib
@@ -8,7 +9,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from toolkit.selection import choose
+from toolkit import selection
+from toolkit.selection import checked, choose
 from toolkit.selection.counts import balanced_counts, nested_counts
 from toolkit.selection.methods import METHODS, Method
 from toolkit.selection.pool import How, Picked, Pool
@@ -362,6 +364,27 @@ def test_what_is_no_number_is_refused_with_its_row(method, need, bad):
         choose(method, pool, 0.5, rng_of())
 
 
+def test_a_checked_pool_is_not_read_again_for_what_it_was_checked_for(monkeypatch):
+    pool, read = pool_of(np.arange(100) % 4, rng_of()), []
+    look = selection._first_not_finite
+    monkeypatch.setattr(selection, "_first_not_finite", lambda array: read.append(array) or look(array))
+    known = checked(["herding", "cal", "d2"], pool)
+    for method, fraction in itertools.product(("herding", "cal", "d2", "hardest"), (0.1, 0.5)):
+        choose(method, known, fraction, rng_of())
+    given = (pool.features_nd, pool.logits_nc, pool.scores_n)
+    assert [id(array) for array in read] == [id(array) for array in given]
+
+
+def test_a_pool_checked_for_one_method_is_still_checked_for_another():
+    pool = pool_of(np.arange(100) % 4, rng_of())
+    pool.logits_nc[7] = math.nan
+    known = checked(["random", "herding"], pool)
+    with pytest.raises(ValueError, match="--method cal needs finite logits: those of row 7 are not"):
+        choose("cal", known, 0.5, rng_of())
+    with pytest.raises(ValueError, match="--method cal needs finite logits: those of row 7 are not"):
+        checked(["herding", "cal"], pool)
+
+
 @pytest.mark.parametrize(("method", "need"), NEEDS)
 def test_a_missing_need_is_refused_with_the_option_that_gives_it(method, need):
     pool = pool_of(np.arange(100) % 4, rng_of())
@@ -382,6 +405,8 @@ def test_arrays_of_other_rows_than_the_labels_are_refused(rows):
 def test_an_unknown_method_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match="hardest"):
         choose("softest", Pool(np.arange(100) % 4), 0.5, rng_of())
+    with pytest.raises(ValueError, match="hardest"):
+        checked(["softest"], Pool(np.arange(100) % 4))
 
 
 @pytest.mark.parametrize("setting", [{"center": -0.1}, {"center": 1.1}, {"center": math.nan}])

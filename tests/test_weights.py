@@ -31,7 +31,7 @@ from tests.test_bad_input import edited, flipped, refused
 from tests.test_sources import same_batches, source_of
 from tests.test_step import never_waits
 from toolkit.core.errors import FailureError
-from toolkit.distill.losses import distillation_loss, label_loss, soft_target_loss
+from toolkit.distill.losses import distillation_loss, soft_target_loss, weighted_cross_entropy
 from toolkit.formats.bundle import Bundle, open_bundle
 from toolkit.formats.encodings import Encoding
 from toolkit.formats.weights import WEIGHTS, read_weights, weights_fingerprint, write_weights
@@ -134,7 +134,7 @@ def test_equal_weights_are_no_weights(alpha: float, teacher: str):
 
 
 def test_without_weights_the_loss_is_torchs_own_bit_for_bit():
-    assert torch.equal(label_loss(logits(0), LABELS), F.cross_entropy(logits(0), LABELS))
+    assert torch.equal(weighted_cross_entropy(logits(0), LABELS), F.cross_entropy(logits(0), LABELS))
     assert torch.equal(soft_target_loss(logits(0), logits(1), TAU), soft_target_loss(logits(0), logits(1), TAU, None))
 
 

@@ -196,7 +196,7 @@ def views(as_json: bool, **asked: Any) -> None:
 @click.option("--nested", is_flag=True, help="Make a smaller fraction part of a larger one.")
 @click.option("--min-per-class", default=1, show_default=True, help="Rows that every class keeps at least.")
 @click.option("--center", type=float, help="Of window: quantile of the score, 0 easiest, 1 hardest.  [default: 0.5]")
-@click.option("--drop-hardest", type=float, help="Of stratified: share of rows left out first.  [default: 0.1]")
+@click.option("--drop-hardest", type=float, help="Of stratified and d2: hardest share, left out first.  [default: 0.1]")
 @click.option("--device", help="Where distances are computed: auto, cpu, cuda or cuda:N.  [default: auto]")
 @click.option("--seed", default=0, show_default=True, help="Of the choice, and of its order in plain FFCV.")
 @click.option("--name", help="Name of the subset.  [default: from its settings]")

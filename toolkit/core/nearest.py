@@ -4,7 +4,7 @@ Shapes: n rows, d features, k neighbours; b rows and m rows of one tile, s candi
 
 Squared distances come from |y|² − 2 x·y of centred rows, one matrix product a tile, and a few more than k candidates
 are kept. Their distances are computed again from the differences. Where the product's rounding could have hidden a
-nearer row, the row is searched again in float64.
+nearer row, the row is searched again in float64; where even that could, by its differences from all rows.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ def nearest(
         distances_bk, indices_bk, sure_b = _search(rows, positions_b, k, double=False)
         unsure = np.flatnonzero(~sure_b)
         if len(unsure):
-            distances_bk[unsure], indices_bk[unsure], _ = _search(rows, positions_b[unsure], k, double=True)
+            distances_bk[unsure], indices_bk[unsure], sure_u = _search(rows, positions_b[unsure], k, double=True)
+            unsure = unsure[~sure_u]
+        if len(unsure):
+            distances_bk[unsure], indices_bk[unsure] = _search_differences(rows, positions_b[unsure], k)
         distances_nk[positions_b], indices_nk[positions_b] = distances_bk, indices_bk
     return distances_nk, indices_nk
 
@@ -87,11 +90,12 @@ def _search(rows: _Rows, positions_b: np.ndarray, k: int, double: bool) -> tuple
 
     dtype = torch.float64 if double else torch.float32
     raw_bd = rows[positions_b]
-    centred_bd = (raw_bd - rows.mean_d).to(dtype)
+    mean_d = rows.mean_d.to(dtype)
+    centred_bd = raw_bd.to(dtype) - mean_d
     own_b = torch.from_numpy(positions_b).to(rows.device)
     values, indices, largest = [], [], torch.zeros((), dtype=dtype, device=rows.device)
     for start in range(0, len(rows), COLUMNS):
-        centred_md = (rows[start : start + COLUMNS] - rows.mean_d).to(dtype)
+        centred_md = rows[start : start + COLUMNS].to(dtype) - mean_d
         squared_m = (centred_md**2).sum(dim=1)
         largest = torch.maximum(largest, squared_m.max())
         tile_bm = torch.addmm(squared_m[None], centred_bd, centred_md.T, alpha=-2)
@@ -103,14 +107,32 @@ def _search(rows: _Rows, positions_b: np.ndarray, k: int, double: bool) -> tuple
     value_bs, at_bs = torch.cat(values, dim=1).topk(min(k + SPARE, len(rows) - 1), dim=1, largest=False)
     index_bs = torch.cat(indices, dim=1).gather(1, at_bs).sort(dim=1).values  # equal distances: lower positions first
     candidates_bsd = rows[index_bs.flatten().cpu().numpy()].view(*index_bs.shape, -1)
-    exact_bs = ((candidates_bsd - raw_bd[:, None]).double() ** 2).sum(dim=2)
+    exact_bs = ((candidates_bsd.double() - raw_bd[:, None].double()) ** 2).sum(dim=2)
     exact_bk, order_bk = (part[:, :k] for part in exact_bs.sort(dim=1, stable=True))
     own_squared_b = (centred_bd.double() ** 2).sum(dim=1)
     error_b = _unit(double) * (own_squared_b.sqrt() * largest.double().sqrt() + largest.double()) * 8
     error_b *= math.sqrt(raw_bd.shape[1] + 1)
     unseen_b = value_bs[:, -1].double() + own_squared_b - error_b  # no row but the candidates can be nearer than this
-    sure_b = (exact_bk[:, -1] <= unseen_b) | (index_bs.shape[1] == len(rows) - 1)
+    sure_b = (exact_bk[:, -1] <= unseen_b.clamp(min=0)) | (index_bs.shape[1] == len(rows) - 1)
     return exact_bk.sqrt().float().cpu().numpy(), index_bs.gather(1, order_bk).cpu().numpy(), sure_b.cpu().numpy()
+
+
+def _search_differences(rows: _Rows, positions_b: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Distances (b, k) and positions (b, k) by the differences from every other row, in float64: slow and sure."""
+    import torch
+
+    own_bd, own_b = rows[positions_b].double(), torch.from_numpy(positions_b).to(rows.device)
+    best_bk = torch.empty((len(own_b), 0), dtype=torch.float64, device=rows.device)
+    index_bk = torch.empty((len(own_b), 0), dtype=torch.int64, device=rows.device)
+    for start in range(0, len(rows), COLUMNS):
+        tile_md = rows[start : start + COLUMNS].double()
+        tile_bm = torch.cdist(own_bd, tile_md, compute_mode="donot_use_mm_for_euclid_dist")
+        at_m = torch.arange(start, start + len(tile_md), device=rows.device)
+        tile_bm[own_b[:, None] == at_m] = math.inf
+        index_bm = torch.cat([index_bk, at_m.expand_as(tile_bm)], dim=1)
+        best_bm, order_bm = torch.cat([best_bk, tile_bm], dim=1).sort(dim=1, stable=True)
+        best_bk, index_bk = best_bm[:, :k], index_bm.gather(1, order_bm[:, :k])
+    return best_bk.float().cpu().numpy(), index_bk.cpu().numpy()
 
 
 def _unit(double: bool) -> float:

@@ -50,17 +50,17 @@ def distillation_loss(alpha: float, temperature: float) -> Loss:
 
     def loss(student_bc: Tensor, batch: Batch) -> Tensor:
         if alpha == 0:
-            return label_loss(student_bc, batch.labels_b, batch.weights_b)
+            return weighted_cross_entropy(student_bc, batch.labels_b, batch.weights_b)
         assert batch.logits_bc is not None
         soft = soft_target_loss(student_bc, batch.logits_bc, temperature, batch.weights_b)
         if alpha == 1:
             return soft
-        return (1 - alpha) * label_loss(student_bc, batch.labels_b, batch.weights_b) + alpha * soft
+        return (1 - alpha) * weighted_cross_entropy(student_bc, batch.labels_b, batch.weights_b) + alpha * soft
 
     return loss
 
 
-def label_loss(student_bc: Tensor, labels_b: Tensor, weights_b: Tensor | None = None) -> Tensor:
+def weighted_cross_entropy(student_bc: Tensor, labels_b: Tensor, weights_b: Tensor | None = None) -> Tensor:
     """Cross-entropy, mean over the batch (see `_mean`), in nats: a scalar."""
     if weights_b is None:
         return F.cross_entropy(student_bc, labels_b)

@@ -131,6 +131,15 @@ def _checked_record(file: h5py.File) -> DynamicsRecord:
             shapes |= {f"seeds/{index}/epochs/{epoch}/{name}": (rows,) for name in SERIES}
         shapes |= {f"seeds/{index}/snapshots/{epoch}/logits": (rows, record.classes) for epoch in record.snapshots}
     check_shapes(file, shapes)
+    snapshots = [f"seeds/{index}/snapshots/{epoch}" for index in range(len(record.seeds)) for epoch in record.snapshots]
+    for name in (f"{place}/features" for place in snapshots):
+        shape = file[name].shape if name in file else ()
+        if len(shape) != 2 or shape[:1] != (rows,):
+            raise ValueError(f"/{name} is missing, or not of {rows} rows")
+    for name, kind in SERIES.items():
+        found = {file[f"seeds/{index}/epochs/1/{name}"].dtype for index in range(len(record.seeds))}
+        if found != {kind}:
+            raise ValueError(f"/seeds/…/epochs/…/{name} are {', '.join(map(str, found))}, not {kind}")
     return record
 
 

@@ -94,8 +94,9 @@ def _write(request: Request, record: CacheRecord, pieces: Pieces, labels_n: np.n
             out.write(f"test/{name}", array)
         out.write("test/labels", test.labels_n.astype(np.int64))
         if record.kind == "cache":
-            features = [pieces.features(number) for number in pieces.numbers]
-            out.write_blocks("features", (pieces.rows, features[0].shape[1]), np.float16, features)
+            width = pieces.features(0).shape[1]
+            blocks = (pieces.features(number) for number in pieces.numbers)
+            out.write_blocks("features", (pieces.rows, width), np.float16, blocks)
             scores = _scores_of_the_image(pieces, labels_n) | _scores_of_views(pieces, record.slots, labels_n)
             for name, values_n in scores.items():
                 out.write(f"scores/{name}", values_n, **_told(name))

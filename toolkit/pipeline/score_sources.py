@@ -1,6 +1,6 @@
 """What kdtool score computes from: a teacher's cache and the dynamics of its training, found and checked; and how.
 
-Shapes: n rows.
+Shapes: n rows, b rows of one block.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from toolkit.formats.scores_file import contents_fingerprint
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.known_teachers import PRETRAINED, find_teacher
 from toolkit.scores import AT_INITIALISATION, DYNAMICS, FEATURES, SCORES, feature_score
-from toolkit.scores.from_features import NEIGHBOURS, passes_of
+from toolkit.scores.from_features import NEIGHBOURS, visits_of
 
 _SALT = 0x5C03E5
 _SEED = 0
@@ -212,7 +212,7 @@ def _of_features(sources: Sources, name: str, device: str) -> tuple[dict[str, An
     rows, clusters = len(cache), min(cache.record.classes, len(cache))
     # how many rows a score goes through in all, and what it was computed with
     visits, parameters = {
-        "prototype": (rows * (passes_of(rows) + 1), {"clusters": clusters, "seed": _SEED}),
+        "prototype": (visits_of(rows, clusters), {"clusters": clusters, "seed": _SEED}),
         "centroid": (2 * rows, {}),
         "knn_distance": (rows, {"k": NEIGHBOURS}),
     }[name]
@@ -258,21 +258,29 @@ def _of_dynamics(sources: Sources, family: str, at: int | None) -> tuple[dict[st
         with progress(f"score {asked}", record_rows, "rows") as tick:
             if score.of == "snapshot":
                 return _of_snapshot(dynamics, family, epochs, tick)
-            values_n = score.compute(*(_recorded(dynamics, need, score.of, epochs) for need in score.needs))
-            tick(record_rows)
-            return values_n
+            return _of_epochs(dynamics, family, epochs, tick)
 
     record_rows = sources.data.record.train_rows
     return about, compute
 
 
-def _recorded(dynamics: DynamicsReader, name: str, of: str, epochs: int) -> Iterator[np.ndarray]:
-    """Seed by seed: of a training the first `epochs`, (epochs, n); of an epoch its own values, (n,)."""
+def _of_epochs(dynamics: DynamicsReader, family: str, epochs: int, tick: Callable[[int], None]) -> np.ndarray:
+    """Block by block: every epoch of all rows, in float64, would be more than the cache."""
+    score, found = DYNAMICS[family], []
+    for number, labels_b in enumerate(dynamics.blocks("labels")):
+        found.append(score.compute(*(_recorded(dynamics, need, score.of, epochs, number) for need in score.needs)))
+        tick(len(labels_b))
+    return np.concatenate([np.empty(0), *found])
+
+
+def _recorded(dynamics: DynamicsReader, name: str, of: str, epochs: int, number: int) -> Iterator[np.ndarray]:
+    """One block, seed by seed: of a training the first `epochs`, (epochs, b); of an epoch its own values, (b,)."""
     for seed in range(len(dynamics.record.seeds)):
+        place = f"seeds/{seed}/epochs"
         if of == "epoch":
-            yield dynamics.epoch(name, seed, epochs)
+            yield dynamics.block(f"{place}/{epochs}/{name}", number)
         else:
-            yield np.stack([dynamics.epoch(name, seed, epoch) for epoch in range(1, epochs + 1)])
+            yield np.stack([dynamics.block(f"{place}/{epoch}/{name}", number) for epoch in range(1, epochs + 1)])
 
 
 def _of_snapshot(dynamics: DynamicsReader, family: str, epoch: int, tick: Callable[[int], None]) -> np.ndarray:

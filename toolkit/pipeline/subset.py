@@ -65,7 +65,7 @@ def build_subsets(
 
     `score` names a score of the teacher's (default: el2n); features and logits are those of its cache, of the canonical
     view. With `nested` a smaller fraction is part of a larger one; every class keeps `min_per_class` rows or more.
-    `center` is for window, `drop_hardest` for stratified (see `How`); `device` is where distances are computed
+    `center` is for window, `drop_hardest` for stratified and d2 (see `How`); `device` is where distances are computed
     (default: the GPU where there is one).
 
     The same settings give the same rows and the same files; a bundle that is there only gets the targets it lacks. All
@@ -171,8 +171,8 @@ def _record(
         versions=versions(),
         nested=asked.nested,
         min_per_class=asked.min_per_class,
-        center=how.center if method == "window" else None,
-        drop_hardest=how.drop_hardest if method == "stratified" else None,
+        center=how.center if "center" in METHODS[method].settings else None,
+        drop_hardest=how.drop_hardest if "drop_hardest" in METHODS[method].settings else None,
         features_of=known.features_of if sees else None,
         features_fingerprint=known.features_fingerprint if sees else None,
         weights_fingerprint=None if picked.weights_m is None else weights_fingerprint(picked.weights_m),

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.known_teachers import find_teacher
 from toolkit.pipeline.score import find_score
 from toolkit.pipeline.score_sources import open_cache_of
-from toolkit.selection import choose
+from toolkit.selection import checked, choose
 from toolkit.selection.methods import METHODS
 from toolkit.selection.pool import How, Picked, Pool
 
@@ -31,6 +31,7 @@ _SCORE = "el2n"
 _SEES = {"features", "logits"}
 
 Tick = Callable[[int], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class SubsetRequest:
             if method not in METHODS:
                 raise unknown_name("method", method, list(METHODS))
         self._need("score", [name for name in METHODS if "scores" in METHODS[name].needs])
-        self._need("center", ["window"])
-        self._need("drop_hardest", ["stratified"])
+        for setting in ("center", "drop_hardest"):
+            self._need(setting, [name for name in METHODS if setting in METHODS[name].settings])
         self._need("device", [name for name in METHODS if sees_network(name)])
         checked_seed(self.seed)
         if self.min_per_class < 1:
@@ -84,12 +85,8 @@ class SubsetRequest:
         """The rows, increasing, with their weights. Every subset draws from a generator of its own. Raises UsageError
         for a fraction that cannot be."""
         rng, how = rng_for(self.seed, _SALT), self.how(tick)
-        try:
-            return choose(method, pool, fraction, rng, how, self.balance, self.nested, self.min_per_class)
-        except KdtoolError:
-            raise
-        except ValueError as error:
-            raise UsageError(str(error)) from error
+        settings = (self.balance, self.nested, self.min_per_class)
+        return _or_usage_error(lambda: choose(method, pool, fraction, rng, how, *settings))
 
 
 @dataclass(frozen=True)
@@ -103,6 +100,16 @@ class Known:
     features_fingerprint: str | None
 
 
+def _or_usage_error(work: Callable[[], T]) -> T:
+    """What `work` answers. Raises UsageError where selection refuses what it was given."""
+    try:
+        return work()
+    except KdtoolError:
+        raise
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
 def sees_network(method: str) -> bool:
     """Whether a method looks at features or logits; then it also computes with torch."""
     return bool(_SEES & set(METHODS[method].needs))
@@ -111,7 +118,8 @@ def sees_network(method: str) -> bool:
 def what_is_known(
     stack: ExitStack, workspace: Workspace, data: PackedData, labels_n: np.ndarray, asked: SubsetRequest
 ) -> Known:
-    """All that any of the methods needs, read once. Raises UsageError or FailureError where it is not there."""
+    """All that any of the methods needs, read and checked once for all subsets. Raises UsageError or FailureError where
+    it is not there, and UsageError for a NaN or an infinity in it."""
     needs = {need for method in asked.methods for need in METHODS[method].needs}
     scores_n, scored_by, features_nd, logits_nc, record = None, None, None, None, None
     if needs & _SEES:
@@ -121,7 +129,7 @@ def what_is_known(
         features_nd = cache.features_mapped() if "features" in needs else None
     if "scores" in needs:
         scores_n, scored_by = find_score(workspace, data, asked.teacher, asked.score or _SCORE)
-    pool = Pool(labels_n, scores_n, features_nd, logits_nc)
+    pool = _or_usage_error(lambda: checked(asked.methods, Pool(labels_n, scores_n, features_nd, logits_nc)))
     seen = (record.teacher, record.teacher_fingerprint) if record else (None, None)
     return Known(pool, scored_by, *seen)
 

@@ -143,11 +143,16 @@ def train_teacher(
     with only_writer(weights):
         earlier = earlier_result(finished, settings, force)
         if earlier is not None:
+            if dynamics and not (folder / "dynamics.h5").is_file():
+                raise FailureError(
+                    f"{folder}: a finished training without its dynamics. Pass --force to train and record it again, "
+                    "or --no-dynamics to take it as it is"
+                )
             return earlier
         if force:
-            remove_folder(unjoined)
-            for place in places:
-                forget(place)
+            forget(folder)
+            for old in (unjoined, *folder.glob("seed-*")):
+                remove_folder(old)
         train = data.split("train")
         rows_m = np.arange(len(train)) if bundle is None else bundle.rows_of(data.record)
         recording = None
@@ -180,6 +185,8 @@ def train_teacher(
             top1s = [training.top1 for training in trainings]
             recording.join(folder / "dynamics.h5", settings, name, checkpoint.fingerprint, top1s)
             result["dynamics"] = str(folder / "dynamics.h5")
+        else:
+            (folder / "dynamics.h5").unlink(missing_ok=True)  # of a teacher that is no more
         keep_record(finished, settings, result, threads=compute.threads)
         for done in (unjoined, *places[1:]):
             remove_folder(done)
@@ -197,4 +204,7 @@ def _default_name(data: DataRecord, settings: dict[str, Any]) -> str:
     wide = "" if settings["width"] == 16 else f"-w{settings['width']}"
     part = "" if settings["subset"] is None else f"-on-{settings['subset']}"
     trained = trained_name(settings)
-    return f"{data.key}-{settings['arch'].replace(':', '-')}{wide}{part}{trained}-s{settings['seed']}"
+    seeds = f"-seeds{settings['seeds']}" if "seeds" in settings else ""
+    snapshots = f"-snap{'-'.join(map(str, settings['snapshots']))}" if "snapshots" in settings else ""
+    arch = settings["arch"].replace(":", "-")
+    return f"{data.key}-{arch}{wide}{part}{trained}{seeds}{snapshots}-s{settings['seed']}"

@@ -119,7 +119,8 @@ DYNAMICS = {
         from_dynamics.tdds,
         ("kl",),
         "training",
-        "Σ_k β(1 − β)^(K−k) ‖Δ_k − mean Δ_k‖₂, Δ_k the |KL(p_t ‖ p_{t−1})| in window k of J epochs; mean over seeds",
+        "Σ_k β(1 − β)^(K−k) ‖Δ_k − mean Δ_k‖₂, Δ_k the |KL(p_t ‖ p_{t−1})| in window k of J epochs; mean over seeds; "
+        "all epochs; name@T the first T",
         "Zhang et al., Spanning Training Progress: Temporal Dual-Depth Scoring (CVPR 2024)",
         least=3,
         parameters={"window": from_dynamics.WINDOW, "decay": from_dynamics.DECAY},
@@ -138,7 +139,8 @@ class FeatureScore(NamedTuple):
 
 FEATURES = {
     "prototype": FeatureScore(
-        "min_k (1 − cos(h, μ_k)), μ_k the centroids of k-means with as many clusters as classes, without labels",
+        "min_k (1 − cos(h, μ_k)), μ_k the centroids of spherical k-means with as many clusters as classes, without "
+        "labels",
         "Sorscher et al., Beyond neural scaling laws (NeurIPS 2022), self-supervised prototypes; here of the teacher's "
         "features",
     ),

@@ -100,8 +100,10 @@ def tdds(kl_sen: Iterable[np.ndarray], window: int = WINDOW, decay: float = DECA
 
     Δ_k holds |KL(p_t ‖ p_{t−1})| of the J − 1 pairs of consecutive epochs in window k, β is `decay`; J is `window`, or
     all epochs where there are fewer. `kl_sen` (s, e, n) is the recorded KL, whose first epoch compares with nothing and
-    never enters. The authors' code sums |p_c log(p_c / q_c)| over the classes, where the paper, and this, has the
-    absolute value of the sum.
+    never enters. With β = 0.9 little but the last J epochs counts, and those of a converged training tell little: the
+    authors stop at an early T (--trajectory_len of their code, such as 30 of 200 epochs). Give the first T epochs for
+    that; kdtool score calls it tdds@T. The authors' code sums |p_c log(p_c / q_c)| over the classes, where the paper,
+    and this, has the absolute value of the sum.
     """
 
     def scored(kl_en: np.ndarray) -> np.ndarray:

@@ -1,12 +1,12 @@
 """Scores from where a row lies among the others, by its features alone. High means far from the rest, hard.
 
-Shapes: n rows, d features, b rows of one block, k centroids or neighbours. Features may be float16 and mapped from
-disk: they are read block by block, and never held whole. All give (n,) float64.
+Shapes: n rows, d features, b rows of one block, m rows of a sample or a class, k centroids or neighbours. Features may
+be float16 and mapped from disk: they are read block by block, and never held whole. All give (n,) float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -14,11 +14,12 @@ from toolkit.core.nearest import nearest
 
 BLOCK_ROWS = 8192
 NEIGHBOURS = 10
-PASSES = 10
-_MOST_ROWS = 2_500_000  # that k-means looks at, if that is two passes or more
-_RUN_ROWS = 64  # read in one piece: data may be ordered by class, and blocks must not be
-_SEEDS_PER_CLUSTER = 5
-_MANY_CLUSTERS = 100  # from here on k-means++ tries one candidate a centroid: several cost minutes
+PASSES = 10  # over the sample, at most
+WHOLE_PASSES = 2  # over all rows, where the sample was not all of them
+SAMPLE_ROWS = 8192
+_SAMPLED_PER_CLUSTER = 5
+_SEED_TRIALS = 16  # rows drawn for each seed, of which the best is taken: with one, clusters share a centroid
+_SEEDING_WIDTH = 64  # k-means++ compares all rows with every row it draws; a random projection keeps distances
 
 Tick = Callable[[int], None]
 
@@ -27,9 +28,14 @@ def _silent(rows: int) -> None:
     """Nobody watches."""
 
 
-def passes_of(rows: int) -> int:
-    """How often `prototype` goes through all rows to find its centroids."""
-    return max(2, min(PASSES, _MOST_ROWS // max(rows, 1)))
+def _sampled(rows: int, clusters: int) -> int:
+    return min(rows, max(SAMPLE_ROWS, _SAMPLED_PER_CLUSTER * clusters))
+
+
+def visits_of(rows: int, clusters: int) -> int:
+    """How many rows `prototype` goes through in all, the same one counted each time."""
+    sampled = _sampled(rows, clusters)
+    return PASSES * sampled + (WHOLE_PASSES * rows if sampled < rows else 0) + rows
 
 
 def _unit(features_bd: np.ndarray) -> np.ndarray:
@@ -39,58 +45,95 @@ def _unit(features_bd: np.ndarray) -> np.ndarray:
     return wide_bd / np.where(norms_b > 0, norms_b, 1)
 
 
-def _mixed_blocks(rows: int, block: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Every row once, in blocks of short runs from all over the data: positions, increasing in a block."""
-    run = max(1, min(_RUN_ROWS, block // 16))
-    starts = rng.permutation(np.arange(0, rows, run))
-    for first in range(0, len(starts), block // run):
-        chosen = np.sort(starts[first : first + block // run])
-        positions = (chosen[:, None] + np.arange(run)).ravel()
-        yield positions[positions < rows]
+def _unit_blocks(features_nd: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(features_nd), BLOCK_ROWS):
+        yield _unit(features_nd[start : start + BLOCK_ROWS])
+
+
+def _add_to(sums_kd: np.ndarray, group_b: np.ndarray, features_bd: np.ndarray) -> None:
+    """Adds every row to the sum of its group, in float64."""
+    order_b = np.argsort(group_b, kind="stable")
+    present, first = np.unique(group_b[order_b], return_index=True)
+    sums_kd[present] += np.add.reduceat(features_bd[order_b].astype(np.float64), first, axis=0)
+
+
+def _seeds(unit_md: np.ndarray, clusters: int, rng: np.random.Generator) -> np.ndarray:
+    """(k, d): rows that lie far from each other, by greedy k-means++ (Arthur and Vassilvitskii 2007)."""
+    from sklearn.cluster import kmeans_plusplus
+
+    narrow_md = unit_md
+    if unit_md.shape[1] > _SEEDING_WIDTH:
+        narrow_md = unit_md @ rng.standard_normal((unit_md.shape[1], _SEEDING_WIDTH), dtype=np.float32)
+    state = int(rng.integers(2**31))
+    # float64, for scikit-learn would convert all rows of float32 again at each centroid
+    _, at_k = kmeans_plusplus(narrow_md.astype(np.float64), clusters, n_local_trials=_SEED_TRIALS, random_state=state)
+    return unit_md[at_k]
+
+
+def _lloyd(blocks: Iterable[np.ndarray], centroids_kd: np.ndarray, tick: Tick) -> tuple[np.ndarray, np.ndarray]:
+    """One pass over blocks of unit rows: the centroids moved to their rows' directions, and whose each row was (n,).
+
+    A centroid without rows stays where it is.
+    """
+    sums_kd, labels = np.zeros(centroids_kd.shape), []
+    for unit_bd in blocks:
+        labels.append((unit_bd @ centroids_kd.T).argmax(axis=1))
+        _add_to(sums_kd, labels[-1], unit_bd)
+        tick(len(unit_bd))
+    moved_k1 = sums_kd.any(axis=1, keepdims=True)
+    return np.where(moved_k1, _unit(sums_kd), centroids_kd), np.concatenate(labels)
+
+
+def _of_sample(unit_md: np.ndarray, centroids_kd: np.ndarray, tick: Tick) -> np.ndarray:
+    """The centroids after PASSES passes, or when no row changes its own."""
+    starts = range(0, len(unit_md), BLOCK_ROWS)
+    before_m = None
+    for done in range(1, PASSES + 1):
+        blocks = (unit_md[start : start + BLOCK_ROWS] for start in starts)
+        centroids_kd, labels_m = _lloyd(blocks, centroids_kd, tick)
+        if before_m is not None and np.array_equal(before_m, labels_m):
+            tick((PASSES - done) * len(unit_md))
+            break
+        before_m = labels_m
+    return centroids_kd
 
 
 def prototype(features_nd: np.ndarray, clusters: int, rng: np.random.Generator, tick: Tick = _silent) -> np.ndarray:
     """min_k (1 − cos(h, μ_k)): to the nearest k-means centroid, without labels (Sorscher et al. 2022, section 5).
 
-    The paper clusters ImageNet into 1,000, its number of classes. Rows and centroids are brought to length 1, so that
-    k-means goes by the same distance as the score; a row of zeros is at distance 1 from all. Mini-batch k-means
-    (Sculley 2010) from k-means++ seeds, by scikit-learn: `passes_of(n)` passes, and one to score. `features_nd` (n, d).
-    Raises ValueError for fewer rows than `clusters`, or fewer than 1 cluster.
+    The paper clusters ImageNet into 1,000, its number of classes. Spherical k-means (Dhillon and Modha 2001) goes by
+    the same cosine as the score: each row belongs to argmax_k cos(h, μ_k), and μ_k is the direction of the sum of its
+    rows at length 1. It starts from k-means++ seeds of a random sample, takes up to PASSES of Lloyd's passes over the
+    sample, then WHOLE_PASSES over all rows, where these are more. A row of zeros is at distance 1 from all.
+    `features_nd` (n, d). Raises ValueError for fewer rows than `clusters`, or fewer than 1 cluster.
     """
-    from sklearn.cluster import MiniBatchKMeans, kmeans_plusplus
-
     rows = len(features_nd)
     if not 1 <= clusters <= rows:
         raise ValueError(f"clusters must be 1 to {rows}, the number of rows, got {clusters}")
-    state = int(rng.integers(2**31))
-    sample = np.sort(rng.choice(rows, min(rows, max(BLOCK_ROWS, _SEEDS_PER_CLUSTER * clusters)), replace=False))
-    trials = 1 if clusters > _MANY_CLUSTERS else None
-    seeds_kd, _ = kmeans_plusplus(_unit(features_nd[sample]), clusters, random_state=state, n_local_trials=trials)
-    block = max(min(BLOCK_ROWS, rows // 16), min(256, rows), 1)
-    means = MiniBatchKMeans(clusters, init=seeds_kd, n_init=1, batch_size=block, random_state=state)
-    for _ in range(passes_of(rows)):
-        for positions_b in _mixed_blocks(rows, block, rng):
-            means.partial_fit(_unit(features_nd[positions_b]))
-            tick(len(positions_b))
-    centroids_kd = _unit(means.cluster_centers_)
-    distance_n = np.empty(rows)
-    for start in range(0, rows, BLOCK_ROWS):
-        cosine_bk = _unit(features_nd[start : start + BLOCK_ROWS]) @ centroids_kd.T
-        distance_n[start : start + BLOCK_ROWS] = 1 - cosine_bk.max(axis=1)
-        tick(len(cosine_bk))
-    return np.maximum(distance_n, 0)
+    sample_m = np.sort(rng.choice(rows, _sampled(rows, clusters), replace=False))
+    unit_md = _unit(features_nd[sample_m])
+    centroids_kd = _of_sample(unit_md, _seeds(unit_md, clusters, rng), tick)
+    del unit_md
+    for _ in range(WHOLE_PASSES if len(sample_m) < rows else 0):
+        centroids_kd, _ = _lloyd(_unit_blocks(features_nd), centroids_kd, tick)
+    nearest_n = []
+    for unit_bd in _unit_blocks(features_nd):
+        nearest_n.append((unit_bd @ centroids_kd.T).max(axis=1))
+        tick(len(unit_bd))
+    return np.maximum(1 - np.concatenate(nearest_n).astype(np.float64), 0)
 
 
 def centroid(features_nd: np.ndarray, labels_n: np.ndarray, tick: Tick = _silent) -> np.ndarray:
-    """‖h − μ_y‖₂: to the mean of the row's own class (Xia et al. 2023). `features_nd` (n, d)."""
+    """‖h − μ_y‖₂: to the mean of the row's own class (Xia et al. 2023). `features_nd` (n, d).
+
+    The authors' code takes the coordinate-wise median of the class as its centre, where this takes the mean.
+    """
     labels, class_n, counts = np.unique(labels_n, return_inverse=True, return_counts=True)
     sums_kd = np.zeros((len(labels), features_nd.shape[1]))
     starts = range(0, len(features_nd), BLOCK_ROWS)
     for start in starts:
-        order_b = np.argsort(class_n[start : start + BLOCK_ROWS], kind="stable")
-        present, first = np.unique(class_n[start : start + BLOCK_ROWS][order_b], return_index=True)
-        block_bd = features_nd[start : start + BLOCK_ROWS].astype(np.float64)[order_b]
-        sums_kd[present] += np.add.reduceat(block_bd, first, axis=0)
+        block_bd = features_nd[start : start + BLOCK_ROWS]
+        _add_to(sums_kd, class_n[start : start + BLOCK_ROWS], block_bd)
         tick(len(block_bd))
     means_kd = sums_kd / counts[:, None]
     distance_n = np.empty(len(features_nd))

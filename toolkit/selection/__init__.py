@@ -9,7 +9,7 @@ Shapes: n rows, m kept, k of them of one class.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -52,10 +52,11 @@ def choose(
     sake weigh 1.
 
     Raises ValueError for a fraction outside (0, 1], one that keeps too few rows for every class, an unknown method, or
-    when something that the method needs is missing, of other rows than the labels, or not finite.
+    when something that the method needs is missing, of other rows than the labels, or not finite. That it is finite
+    takes a reading of all of it, but for what `checked` has seen.
     """
     _check_settings(method, fraction, min_per_class)
-    _check_pool(method, pool)
+    pool = checked([method], pool)
     keep, least = round(fraction * len(pool)), least_counts(pool.labels_n, min_per_class)
     _check_enough(fraction, keep, len(pool), least, min_per_class)
     source = _source(method, pool, rng, how, tick_classes=balance)
@@ -67,6 +68,30 @@ def choose(
     order = np.argsort(chosen.rows_m)
     weights_m = None if chosen.weights_m is None else chosen.weights_m[order]
     return Picked(chosen.rows_m[order], weights_m)
+
+
+def checked(methods: Sequence[str], pool: Pool) -> Pool:
+    """The same pool, known to hold what the methods need: `choose` then reads it no more to see that it is finite.
+
+    Raises ValueError where something is missing, of other rows than the labels, or not finite, or a method is
+    unknown.
+    """
+    given = {"scores": pool.scores_n, "features": pool.features_nd, "logits": pool.logits_nc}
+    for name, array in given.items():
+        if array is not None and len(array) != len(pool):
+            raise ValueError(f"{name} of {len(array)} rows for {len(pool)} labels")
+    finite = set(pool.finite)
+    for method in methods:
+        _check_known(method)
+        for name in METHODS[method].needs:
+            array = given[name]
+            if array is None:
+                raise ValueError(f"--method {method} needs {name}: {_WHERE[name]}")
+            row = None if name in finite else _first_not_finite(array)
+            if row is not None:
+                raise ValueError(f"--method {method} needs finite {name}: those of row {row} are not")
+            finite.add(name)
+    return replace(pool, finite=frozenset(finite))
 
 
 class _Source(NamedTuple):
@@ -146,26 +171,16 @@ def _of_mean_one(weights_m: np.ndarray) -> np.ndarray:
 
 
 def _check_settings(method: str, fraction: float, min_per_class: int) -> None:
-    if method not in METHODS:
-        raise ValueError(f"unknown method '{method}': known are {', '.join(METHODS)}")
+    _check_known(method)
     if not (math.isfinite(fraction) and 0 < fraction <= 1):
         raise ValueError(f"--frac must be above 0 and at most 1, got {fraction}")
     if min_per_class < 1:
         raise ValueError(f"--min-per-class must be at least 1, got {min_per_class}")
 
 
-def _check_pool(method: str, pool: Pool) -> None:
-    given = {"scores": pool.scores_n, "features": pool.features_nd, "logits": pool.logits_nc}
-    for name, array in given.items():
-        if array is not None and len(array) != len(pool):
-            raise ValueError(f"{name} of {len(array)} rows for {len(pool)} labels")
-    for name in METHODS[method].needs:
-        array = given[name]
-        if array is None:
-            raise ValueError(f"--method {method} needs {name}: {_WHERE[name]}")
-        row = _first_not_finite(array)
-        if row is not None:
-            raise ValueError(f"--method {method} needs finite {name}: those of row {row} are not")
+def _check_known(method: str) -> None:
+    if method not in METHODS:
+        raise ValueError(f"unknown method '{method}': known are {', '.join(METHODS)}")
 
 
 def _first_not_finite(array: np.ndarray) -> int | None:

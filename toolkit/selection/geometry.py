@@ -1,9 +1,10 @@
 """Methods that look at where rows lie: their features, or what the teacher said of them.
 
-Each holds one float32 copy of its pool on `how.device` (contextual_diversity: of 2c columns), and a pick costs one
-matrix-vector product with it. The copy is in random order, so that of equal rows any may be picked first.
+Each holds one float32 copy of its pool on `how.device` (contextual_diversity: of 2c columns; moderate: a class at a
+time): a class's rows where the subset is balanced, of everything where it is not. A pick reads that copy once. It is in
+random order, so that of equal rows any may be picked first.
 
-Shapes: n rows, d features, c classes, m rows picked.
+Shapes: n rows, d features, c classes, m rows picked, b rows of a block.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def moderate(pool: Pool, keep: int, rng: np.random.Generator, how: How) -> Picke
     """Rows neither near their class's centre nor far from it: Xia et al., Moderate Coreset (ICLR 2023).
 
     The centre is the mean feature of a class, a row's distance dᵢ = ‖xᵢ − centre‖, and rows come by |dᵢ − median of the
-    class's d|, smallest first. The pool may be of one class or of many.
+    class's d|, smallest first. The pool may be of one class or of many. The authors' code takes the median of every
+    coordinate as a class's centre and keeps the middle share of the ranks of d, over all classes together.
     """
     assert pool.features_nd is not None
     off_n = np.empty(len(pool))
@@ -68,38 +70,41 @@ def k_center(pool: Pool, keep: int, rng: np.random.Generator, how: How) -> Picke
     """
     assert pool.features_nd is not None
     order_n = rng.permutation(len(pool))
-    x_nd = _centred(_on_device(pool.features_nd, order_n, how))  # short rows lose less in ‖x‖² + ‖y‖² − 2⟨x, y⟩
-    square_n = _squares(x_nd)
-    return Picked(order_n[_farthest_first(square_n, lambda at_1: 2 * (x_nd @ x_nd[at_1][0]), keep, how)])
+    x_nd = _on_device(pool.features_nd, order_n, how)
+
+    def distance(rows: slice, at_1: Tensor) -> Tensor:
+        # of differences: ‖x‖² + ‖y‖² − 2⟨x, y⟩ would lose the digits in which rows of a tight cluster differ
+        return (x_nd[rows] - x_nd[at_1]).square_().sum(dim=1)
+
+    return Picked(order_n[_farthest_first(x_nd.new_full((len(pool),), torch.inf), distance, keep, how)])
 
 
 def contextual_diversity(pool: Pool, keep: int, rng: np.random.Generator, how: How) -> Picked:
     """As k_center, but far is what the teacher says differently: Agarwal et al., Contextual Diversity (ECCV 2020).
 
-    The distance of rows with softmax p and q is ½KL(p‖q) + ½KL(q‖p) = ½Σ_c (p − q)(log p − log q).
+    The distance of rows with softmax p and q is ½KL(p‖q) + ½KL(q‖p) = ½Σ_c (p − q)(log p − log q). That is DeepCore's
+    simplification for one label per image; the paper compares mixtures of an image's predictions, one for each class.
     """
     assert pool.logits_nc is not None
     order_n = rng.permutation(len(pool))
     log_nc = torch.log_softmax(_on_device(pool.logits_nc, order_n, how), dim=1)
-    # Neither factor changes when all rows lose the same, and short rows lose less to rounding, as in k_center.
-    p_nc = _centred(log_nc.exp())
-    both_n2c = torch.cat([p_nc, _centred(log_nc)], dim=1)
-    classes = p_nc.shape[1]
-    own_n = (both_n2c[:, :classes] * both_n2c[:, classes:]).sum(dim=1)  # Σ p log p
+    p_nc = log_nc.exp()
 
-    def shared(at_1: Tensor) -> Tensor:
-        return both_n2c @ both_n2c[at_1][0].roll(classes)  # Σ p log q + Σ q log p
+    def distance(rows: slice, at_1: Tensor) -> Tensor:
+        return (p_nc[rows] - p_nc[at_1]).mul_(log_nc[rows] - log_nc[at_1]).sum(dim=1)
 
-    return Picked(order_n[_farthest_first(own_n, shared, keep, how)])
+    return Picked(order_n[_farthest_first(log_nc.new_full((len(pool),), torch.inf), distance, keep, how)])
 
 
-def _farthest_first(own_n: Tensor, shared: Callable[[Tensor], Tensor], keep: int, how: How) -> np.ndarray:
-    """Positions, the first 0, each then the farthest from all before; ownᵢ + ownⱼ − shared(j)ᵢ is how far i is from j,
-    at least 0 but for rounding."""
-    nearest_n = torch.full_like(own_n, torch.inf)
+def _farthest_first(nearest_n: Tensor, distance: Callable[[slice, Tensor], Tensor], keep: int, how: How) -> np.ndarray:
+    """Positions, the first 0, each then the farthest from all before. `distance(rows, it)`, (b,), is how far a block of
+    rows is from the pick, or a number that grows with it; `nearest_n` (n,) is infinite, and written over."""
+    blocks = [slice(start, start + _BLOCK_ROWS) for start in range(0, len(nearest_n), _BLOCK_ROWS)]
 
     def take(at_1: Tensor) -> Tensor:
-        torch.minimum(nearest_n, (own_n + own_n[at_1] - shared(at_1)).clamp_(min=0), out=nearest_n)
+        for rows in blocks:
+            nearest_b = nearest_n[rows]
+            torch.minimum(nearest_b, distance(rows, at_1), out=nearest_b)
         return nearest_n.index_fill_(0, at_1, -torch.inf)
 
     return _greedy(nearest_n, take, keep, how)

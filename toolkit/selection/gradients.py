@@ -73,7 +73,9 @@ def grad_match(pool: Pool, keep: int, rng: np.random.Generator, how: How) -> Pic
 
     by orthogonal matching pursuit: the row that correlates most with the residual is picked, and the ridge regression
     on all picks gives the next residual. The weights, at last, are the non-negative ridge regression's, exactly. Where
-    no row correlates positively any more, the others follow at random, with weight 0.
+    no row correlates positively any more, the others follow at random, with weight 0. The λ is that of CORDS' settings
+    for CIFAR-10 (its class has 0, DeepCore 1 by default), and the weights are not DeepCore's, which solves the normal
+    equations (GGᵀ + λ)w = Gt by non-negative least squares and so minimises another norm than the problem's.
 
     Where a row has more than 4,096 gradients, only its own class's are taken, (p_y − 1) [h, 1], a problem for each
     class: the approximation the authors' library makes per class. The next pick is that of the largest correlation in

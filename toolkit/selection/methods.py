@@ -22,7 +22,8 @@ Pick = Callable[[Pool, int, np.random.Generator, How], Picked]
 
 
 class Method(NamedTuple):
-    """`needs` are fields of Pool: scores, features, logits. `weighted` methods also say how much each row counts."""
+    """`needs` are fields of Pool: scores, features, logits. `weighted` methods also say how much each row counts;
+    `settings` are the fields of How that the method obeys, beside those that all do."""
 
     paper: str
     needs: tuple[str, ...]
@@ -30,6 +31,7 @@ class Method(NamedTuple):
     rank: Rank | None = None
     pick: Pick | None = None
     weighted: bool = False
+    settings: tuple[str, ...] = ()
 
     @property
     def needs_score(self) -> bool:
@@ -64,12 +66,14 @@ METHODS = {
         ("scores",),
         "n log n",
         pick=ranking.window,
+        settings=("center",),
     ),
     "stratified": Method(
         "Zheng et al., Coverage-centric Coreset Selection (ICLR 2023): 50 strata, without the hardest --drop-hardest",
         ("scores",),
         "n log n",
         pick=ranking.stratified,
+        settings=("drop_hardest",),
     ),
     "moderate": Method(
         "Xia et al., Moderate Coreset (ICLR 2023)", ("features",), "n d", pick=_from("geometry", "moderate")
@@ -119,7 +123,7 @@ METHODS = {
         weighted=True,
     ),
     "glister": Method(
-        "Killamsetty et al., GLISTER (AAAI 2021), last-layer gradients",
+        "Killamsetty et al., GLISTER (AAAI 2021), last-layer gradients; its weights are all 1",
         ("features", "logits"),
         "updates · n c d",
         pick=_from("gradients", "glister"),
@@ -132,9 +136,10 @@ METHODS = {
         pick=_from("neighbours", "cal"),
     ),
     "d2": Method(
-        "Maharana et al., D2 Pruning: Message Passing (ICLR 2024)",
+        "Maharana et al., D2 Pruning: Message Passing (ICLR 2024), without the hardest --drop-hardest",
         ("scores", "features"),
         "n² d + m k log n",
         pick=_from("neighbours", "d2"),
+        settings=("drop_hardest",),
     ),
 }

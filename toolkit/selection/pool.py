@@ -15,28 +15,34 @@ class Pool:
 
     `labels_n` (n,) integers. `scores_n` (n,) floats, high = hard. `features_nd` (n, d) floats, what the teacher's last
     linear layer read of the canonical view, perhaps float16 and mapped from disk; `logits_nc` (n, c) floats likewise,
-    what it said.
+    what it said. `finite` names those of the three that are known to have no NaN or infinity: they are not read for it
+    again (`toolkit.selection.checked`).
     """
 
     labels_n: np.ndarray
     scores_n: np.ndarray | None = None
     features_nd: np.ndarray | None = None
     logits_nc: np.ndarray | None = None
+    finite: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.labels_n)
 
     def of(self, rows_m: np.ndarray) -> Pool:
         """The pool of the rows at the positions `rows_m`, in memory."""
-        arrays = (self.labels_n, self.scores_n, self.features_nd, self.logits_nc)
-        return Pool(*(None if array is None else array[rows_m] for array in arrays))  # type: ignore[arg-type]
+
+        def part(array: np.ndarray | None) -> np.ndarray | None:
+            return None if array is None else array[rows_m]
+
+        seen = (part(self.scores_n), part(self.features_nd), part(self.logits_nc))
+        return Pool(self.labels_n[rows_m], *seen, self.finite)
 
 
 @dataclass(frozen=True)
 class How:
     """Settings that methods share. `center`, of window, is a quantile of the score (0 easiest, 1 hardest);
-    `drop_hardest`, of stratified, the share of rows removed first. `device` is where torch computes; `tick` is told how
-    many rows were picked since it was last called."""
+    `drop_hardest`, of stratified and d2, the share of the hardest rows removed first. `device` is where torch
+    computes; `tick` is told how many rows were picked since it was last called."""
 
     center: float = 0.5
     drop_hardest: float = 0.1

@@ -36,7 +36,8 @@ def window(pool: Pool, keep: int, rng: np.random.Generator, how: How) -> Picked:
     kind from hard to easy and keep the one that a regression on features likes best; here its place is given.
     """
     easiest_n = easiest(pool, rng, how)
-    distance_n = np.abs((np.arange(len(pool)) + 0.5) / len(pool) - how.center)
+    # in rows, and rounded: of two places equally near, the one with the smaller last digit would always win
+    distance_n = np.abs(np.arange(len(pool)) + 0.5 - how.center * len(pool)).round(6)
     nearest_n = easiest_n[np.lexsort((rng.permutation(len(pool)), distance_n))]
     how.tick(keep)
     return Picked(nearest_n[:keep])
@@ -52,13 +53,19 @@ def stratified(pool: Pool, keep: int, rng: np.random.Generator, how: How) -> Pic
     Where `keep` is more than the others, the removed rows follow, easiest first.
     """
     assert pool.scores_n is not None
-    removed = min(math.floor(how.drop_hardest * len(pool) + 1e-9), len(pool) - 1)  # 0.29 · 100 is a bit less than 29
-    hardest_n = hardest(pool, rng, how)
-    rest_r = rng.permutation(hardest_n[removed:])
+    rest_r, removed = without_hardest(pool, rng, how)
     stratum_r = _strata(pool.scores_n[rest_r])
     by_turn_r = np.lexsort((rng.permutation(STRATA)[stratum_r], _place_within(stratum_r)))
     how.tick(keep)
-    return Picked(np.concatenate([rest_r[by_turn_r], hardest_n[:removed][::-1]])[:keep])
+    return Picked(np.concatenate([rest_r[by_turn_r], removed])[:keep])
+
+
+def without_hardest(pool: Pool, rng: np.random.Generator, how: How) -> tuple[np.ndarray, np.ndarray]:
+    """The pool's rows without its hardest ⌊drop_hardest · n⌋, at least one row, in random order: (r,) int64. And those
+    removed, easiest first, equal scores in random order."""
+    removed = min(math.floor(how.drop_hardest * len(pool) + 1e-9), len(pool) - 1)  # 0.29 · 100 is a bit less than 29
+    hardest_n = hardest(pool, rng, how)
+    return rng.permutation(hardest_n[removed:]), hardest_n[:removed][::-1]
 
 
 def _strata(scores_r: np.ndarray) -> np.ndarray:

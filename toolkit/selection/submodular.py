@@ -72,8 +72,9 @@ def graph_cut(pool: Pool, keep: int, rng: np.random.Generator, how: How) -> Pick
 
     s = (1 + cos(h_i, h_j)) / 2 of the features. The gain of j is Σ_{i ∈ V} s_ij − λ (2 Σ_{i ∈ S} s_ij + s_jj); up to
     what is the same for all j, that is (Σ_{i ∈ V} x_i − 2λ Σ_{i ∈ S} x_i)·x_j / 2 with features x of length 1, so that
-    a pick costs one product of a matrix and a vector. λ = 1 is DeepCore's too. Above 1/2 f is not monotone, and gains
-    may be negative: rows are picked all the same.
+    a pick costs one product of a matrix and a vector. (s_jj is 1, and 1/2 for a row of zeros, whose gain is thereby
+    taken for λ/2 less than it is.) DeepCore's λ multiplies the first sum instead: at 1, its default, both are the same.
+    Above 1/2 f is not monotone, and gains may be negative: rows are picked all the same.
     """
     import torch
 

@@ -49,9 +49,10 @@ def observed(logits_bc: Tensor, labels_b: Tensor, log_before_bc: Tensor) -> tupl
 class Recorder:
     """Watches one training, `observe` batch by batch, and keeps each epoch as a part that survives a kill.
 
-    All stays on the device until the epoch ends: (n, c) and (n, 6) float32. `rows_n` are the rows trained on,
-    increasing. Under bfloat16 the logits that training sees keep three digits: the last layer is computed again in
-    float32 from its input (`exact`; not of compiled networks, whose inner layers can't be listened to).
+    All stays on the device until the epoch ends, (n, c) and (n, 6) float32; the former is part of each checkpoint.
+    `rows_n` are the rows trained on, increasing. Under bfloat16 the logits that training sees keep three digits: the
+    last layer is computed again in float32 from its input (`exact`; not of compiled networks, whose inner layers can't
+    be listened to).
     """
 
     def __init__(
@@ -93,7 +94,9 @@ class Recorder:
 
     def end_epoch(self, epoch: int) -> None:
         """Keeps what was seen in `epoch`, from 1, and the snapshot after it where one is wanted."""
-        seen_n6 = self._seen_n6.cpu().numpy()
+        seen_n6 = self._seen_n6.cpu().numpy().copy()
+        assert np.isfinite(seen_n6[:, 0]).all(), "an epoch shows every row"
+        self._seen_n6.fill_(torch.nan)
         columns = {name: seen_n6[:, at].astype(SERIES[name]) for at, name in enumerate(SERIES)}
         self._parts.save(epoch_key(self._seed_index, epoch), **columns)
         if epoch in self._snapshots:
@@ -116,7 +119,7 @@ class Recorder:
         if state is None or missing:
             raise FailureError(
                 f"{self._parts.folder}: lacks the dynamics of an unfinished training's first epochs. "
-                "Pass --no-dynamics to finish it without, or --force to start it again"
+                "Pass --no-dynamics, without --seeds and --snapshots, to finish it so, or --force to start it again"
             )
         self._epochs = epochs
         self._log_before_nc.copy_(state["log_before"])
