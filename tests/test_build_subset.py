@@ -209,12 +209,118 @@ def test_the_same_again_changes_nothing(ours: Path, method: str):
         built(*words)
 
 
+def counted_choices(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The methods that choose from now on; `random`, without anything to look at, checks each fraction first."""
+    chosen: list[str] = []
+    choose = pipeline.SubsetRequest.choose
+
+    def watched(asked: Any, method: str, *more: Any) -> Any:
+        chosen.append(method)
+        return choose(asked, method, *more)
+
+    monkeypatch.setattr(pipeline.SubsetRequest, "choose", watched)
+    return chosen
+
+
+def test_what_is_there_is_not_chosen_again_nor_is_what_it_looked_at_read(ours: Path, monkeypatch: pytest.MonkeyPatch):
+    words = [word for method in ("hardest", "herding", "craig", "d2") for word in ("--method", method)]
+    first = built("-w", ours, "--frac", "0.1", *words)
+    chosen = counted_choices(monkeypatch)
+    monkeypatch.setattr("toolkit.pipeline.subset_request.checked", lambda *all: pytest.fail("it was read"))
+    assert built("-w", ours, "--frac", "0.1", *words) == first  # with the seconds that choosing took
+    assert chosen == ["random"]
+    monkeypatch.undo()
+    chosen = counted_choices(monkeypatch)
+    built("-w", ours, "--frac", "0.1", "--method", "craig", "--force")
+    assert chosen == ["random", "craig"]
+
+
+def test_what_was_chosen_from_other_numbers_is_chosen_again(ours: Path, monkeypatch: pytest.MonkeyPatch):
+    words = [word for method in ("random", "hardest", "herding", "craig") for word in ("--method", method)]
+    built("-w", ours, "--frac", "0.1", *words)
+    chosen = counted_choices(monkeypatch)
+    made("cache-teacher", "-w", ours, "--dataset", "digits", "--views", "2")  # one more view changes none of it
+    built("-w", ours, "--frac", "0.1", *words)
+    assert chosen == ["random"]
+    made("cache-teacher", "-w", ours, "--dataset", "digits", "--views", "2", "--encoding", "float32", "--force")
+    kdtool(*DIGITS, "-w", ours, "--frac", "0.1", "--method", "herding", "--method", "craig")
+    assert chosen[1:] == ["random", "craig"]  # other logits, the same features
+    del chosen[:]
+    edited(ours / "subsets" / "digits-hardest-el2n-0.1-s0" / "subset.json", scores_fingerprint="0" * 16)
+    built("-w", ours, "--frac", "0.1", "--method", "hardest")
+    assert chosen == ["random", "hardest"]
+
+
+def test_other_settings_are_told_before_choosing(ours: Path, monkeypatch: pytest.MonkeyPatch):
+    built("-w", ours, "--frac", "0.1", "--method", "craig", "--name", "mine")
+    chosen = counted_choices(monkeypatch)
+    words = (*DIGITS, "--frac", "0.1", "--method", "grad-match", "--name", "mine")
+    refused(ours, words, 1, "method craig → grad-match", "another --name")
+    assert chosen == ["random"]
+
+
+# other teachers
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher `b` of the user's own, with the dynamics of its training and no cache."""
+    workspace = tmp_path_factory.mktemp("taught")
+    common = ("-w", workspace, "--dataset", "digits")
+    made("train-teacher", *common, "--arch", "resnet8", "--width", "4", "--epochs", "2", "--name", "b")
+    made("score", *common, "--teacher", "b", "--score", "forgetting")
+    return workspace
+
+
+@pytest.fixture
+def own(taught: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(taught, tmp_path / "own"))
+
+
+def test_a_subset_by_dynamics_comes_before_the_cache_of_its_rows_alone(own: Path):
+    words = ("-w", own, "--frac", "0.1", "--method", "hardest", "--score", "forgetting", "--teacher", "b")
+    (result,) = built(*words)
+    assert result["targets"] == [] and not (own / "teachers" / "b" / "cache.h5").exists()
+    assert result["name"] == "digits-hardest-forgetting-by-b-0.1-s0"
+    made("cache-teacher", "-w", own, "--teacher", "b", "--subset", result["name"], "--views", "1")
+    again = built(*words)
+    assert again == [{**result, "targets": ["b"]}]
+    assert not (own / "teachers" / "b" / "cache.h5").exists()
+
+
+@pytest.mark.parametrize("words", [("--method", "herding"), ("--method", "hardest", "--score", "el2n")])
+def test_a_named_teachers_cache_is_demanded_by_what_lies_in_it(own: Path, words: tuple[str, ...]):
+    said = ("b/cache.h5: not found", "Run: kdtool cache-teacher --dataset digits --teacher b")
+    refused(own, (*DIGITS, "--frac", "0.1", "--teacher", "b", *words), 1, *said)
+
+
+def test_two_teachers_give_two_subsets_of_names_of_their_own(own: Path):
+    for teacher in ((), ("--teacher", "b")):
+        made("cache-teacher", "-w", own, "--dataset", "digits", "--views", "1", *teacher)
+    words = ("-w", own, "--frac", "0.1", "--method", "herding", "--method", "hardest")
+    names = [result["name"] for result in [*built(*words, "--teacher", "b"), *built(*words)]]
+    assert names == [
+        "digits-herding-by-b-0.1-s0",
+        "digits-hardest-el2n-by-b-0.1-s0",
+        "digits-herding-0.1-s0",
+        "digits-hardest-el2n-0.1-s0",
+    ]
+    (own / "teachers" / "b" / "teacher.pt").unlink()  # what it left behind is enough
+    for name in names:
+        before, command = contents(own / "subsets" / name), open_bundle(own / "subsets" / name).record.made_by
+        assert kdtool(*command.split()[1:], "-w", own).exit_code == 0
+        assert contents(own / "subsets" / name) == before
+    assert [result["name"] for result in built("-w", own, "--frac", "0.1", "--teacher", "b")] == [
+        "digits-random-0.1-s0"
+    ]
+
+
 def test_a_subset_of_an_earlier_version_opens_and_is_the_same_subset(ours: Path):
     (result,) = built("-w", ours, "--frac", "0.1", "--method", "hardest")
     path = Path(result["path"]) / "subset.json"
     record = json.loads(path.read_text())
     newer = ["nested", "min_per_class", "center", "drop_hardest", "features_of", "features_fingerprint"]
-    newer += ["weights_fingerprint", "select_s"]
+    newer += ["weights_fingerprint", "select_s", "scores_fingerprint", "cache_fingerprint"]
     edited(path, **dict.fromkeys(newer))
     assert set(record) - set(json.loads(path.read_text())) == set(newer)
     bundle = open_bundle(path.parent)
@@ -272,13 +378,22 @@ def test_list_methods_tells_all_and_needs_nothing(tmp_path: Path):
     }
 
 
-def test_people_are_pointed_to_the_random_subset_until_it_is_there(ours: Path):
-    words = (*DIGITS, "-w", ours, "--frac", "0.1", "--seed", "2", "--method", "hardest")
-    pointed = "; compare with: kdtool build-subset --dataset digits --frac 0.1 --seed 2"
-    assert kdtool(*words).stdout.endswith(f"{pointed}\n")
-    assert "compare" not in kdtool(*words, "--json").stdout
-    assert "compare" not in kdtool(*words, "--method", "random").stdout  # both were asked for
-    assert "compare" not in kdtool(*words).stdout
+def test_people_are_pointed_to_the_random_subset_once_until_it_is_there(ours: Path, monkeypatch: pytest.MonkeyPatch):
+    words = (*DIGITS, "-w", ours, "--frac", "0.1", "--frac", "0.2", "--seed", "2", "--method", "hardest")
+    result = kdtool(*words, "--method", "herding")
+    pointed = f"kdtool build-subset --dataset digits --frac 0.1 --frac 0.2 --method random --seed 2 -w {ours}"
+    assert [line for line in result.stderr.splitlines() if "compare" in line] == [f"compare with: {pointed}"]
+    assert "compare" not in result.stdout
+    one = built("-w", ours, *words[3:])[0]["random_beside"]
+    assert one == f"kdtool build-subset --dataset digits --frac 0.1 --method random --seed 2 -w {ours}"
+    assert kdtool(*one.split()[1:]).exit_code == 0
+    left = [pointed.replace("--frac 0.1 ", "")]
+    assert [result["random_beside"] for result in built("-w", ours, *words[3:])] == [None, *left]
+    assert "compare" not in kdtool(*words, "--method", "random").output  # both were asked for
+    assert "compare" not in kdtool(*words).output
+    monkeypatch.chdir(ours)
+    Path("kdtool-work").symlink_to(".")
+    assert "-w" not in made(*DIGITS, "--frac", "0.3", "--method", "hardest")["random_beside"]
 
 
 def test_one_subset_prints_one_line_and_several_one_each(ours: Path):

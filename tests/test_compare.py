@@ -9,6 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from click.testing import Result
@@ -16,6 +17,7 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from tests.conftest import kdtool, made
+from toolkit.cli import seeing
 from toolkit.formats.bundle import open_bundle
 from toolkit.formats.cache import open_cache
 from toolkit.report.charts import HeatMap, heat_maps, save_png
@@ -215,6 +217,7 @@ def refused(result: Result, code: int, *words: str) -> None:
         (["--subset", "third", "--subset", "none"], 1, ["none", "not found"]),
         (["--subset", "third", "--subset", "torn"], 1, ["torn", "JSON"]),
         (["--score", "el2n", "--score", "loss", "--teacher", "nobody"], 1, ["nobody"]),
+        (["--subset", "third", "--subset", "hard", "--teacher", TEACHER], 2, ["--teacher has no meaning for --subset"]),
     ],
 )
 def test_what_cannot_be_compared_is_refused_and_leaves_nothing(
@@ -226,3 +229,69 @@ def test_what_cannot_be_compared_is_refused_and_leaves_nothing(
 
 def test_a_picture_of_another_kind_is_refused(work: Path, tmp_path: Path):
     refused(kdtool("compare", "-w", work, "--dataset", "digits", "--out", tmp_path / "c.jpg"), 2, "ends in .png")
+
+
+def test_a_stale_or_damaged_score_is_skipped_unless_it_was_named(work: Path, tmp_path: Path):
+    ours = Path(shutil.copytree(work, tmp_path / "ours"))
+    made("score", "-w", ours, "--dataset", "digits", "--score", "centroid")
+    np.save(tmp_path / "x.npy", np.arange(1442))
+    imported = Path(
+        made("score", "-w", ours, "--dataset", "digits", "--import", tmp_path / "x.npy", "--name", "x")["path"]
+    )
+    assert {"centroid", "x"} < set(compared(ours, tmp_path / "c.png")["scores"])
+    imported.write_bytes(imported.read_bytes()[:-100])
+    with h5py.File(ours / "teachers" / TEACHER / "cache.h5", "r+") as file:
+        file["checksums/features"][0] += 1
+    result = compared(ours, tmp_path / "c.png")
+    assert "el2n" in result["scores"] and not {"centroid", "x"} & set(result["scores"])
+    assert "computed from another cache.h5" in result["skipped"][f"score centroid of {TEACHER}"]
+    assert "not a readable HDF5 file" in result["skipped"][str(imported)]
+    assert "Run:" not in str(result["skipped"])
+    words = ("compare", "-w", ours, "--dataset", "digits", "--score", "el2n", "--score", "centroid")
+    refused(kdtool(*words, "--out", tmp_path / "d.png"), 1, "centroid", "Run: kdtool score")
+
+
+def test_more_than_a_picture_holds_is_cut_and_said(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ours = Path(shutil.copytree(work, tmp_path / "ours"))
+    everything = compared(ours, tmp_path / "c.png")
+    monkeypatch.setattr("toolkit.pipeline.compare._MOST", 2)
+    for name in ("one", "two"):
+        build = ("build-subset", "-w", ours, "--dataset", "digits", "--frac", "0.2", "--index-only")
+        made(*build, "--name", name, "--seed", len(name))
+    result = compared(ours, tmp_path / "c.png")
+    assert result["scores"] == everything["scores"][:2] and len(result["subsets"]) == 2
+    left = len(everything["scores"]) - 2
+    assert result["skipped"][f"{left} more scores"] == "a picture holds 2: name others with --score"
+    assert "2 more subsets" in result["skipped"]
+
+
+def test_the_default_picture_is_named_after_what_is_compared(work: Path, tmp_path: Path):
+    ours = Path(shutil.copytree(work, tmp_path / "ours"))
+    words = ("compare", "-w", ours, "--dataset", "digits")
+    paths = [made(*words)["path"], made(*words, "--subset", "third", "--subset", "hard")["path"]]
+    assert [Path(path).name for path in paths] == ["digits-compare.png", "digits-compare-third-hard.png"]
+
+
+@pytest.mark.parametrize(("scores", "widest"), [(8, None), (9, 130), (24, 260), (25, 100)])
+def test_tables_of_many_scores_stay_narrow(scores: int, widest: int | None):
+    names = [f"score-{number}" for number in range(scores)]
+    lines = seeing._square(names, [["0.123"] * scores] * scores).splitlines()
+    assert ("| score-0 |" in lines[0]) == (scores <= 8)
+    assert ("| 9 score-8 " in "\n".join(lines)) == (9 <= scores <= 24)
+    assert widest is None or max(map(len, lines)) < widest
+
+
+def test_the_pairs_of_many_subsets_are_the_most_alike():
+    share = np.random.default_rng(0).random((12, 12))
+    share = np.minimum(share, share.T).tolist()
+    squares = ("common_rows", "overlap", "overlap_by_chance", "jaccard", "jaccard_by_chance")
+    result = {
+        "subsets": {f"s{a}": 5 for a in range(12)},
+        **dict.fromkeys(squares, share),
+        "common_rows": [[1] * 12] * 12,
+    }
+    text, left = seeing._pairs(result)
+    shown = [float(line.split("|")[5]) for line in text.splitlines()[2:]]
+    pairs = sorted((share[a][b] for a, b in combinations(range(12), 2)), reverse=True)
+    assert shown == [round(value, 3) for value in pairs[:40]]
+    assert left == "and 26 pairs that share less: see the picture, or --json"

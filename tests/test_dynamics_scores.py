@@ -10,7 +10,7 @@ import scipy.special
 import torch
 import torch.nn.functional as F
 
-from toolkit.pipeline import score_sources
+from toolkit.pipeline import score_compute
 from toolkit.scores import AT_INITIALISATION, DYNAMICS, SCORES, from_dynamics
 
 SEEDS, EPOCHS, ROWS, CLASSES, FEATURES = 3, 14, 25, 5, 6
@@ -250,7 +250,7 @@ def test_epochs_are_scored_block_by_block_as_all_rows_at_once(name):
     shown = {
         need: values[:, :first] if score.of == "training" else values[:, first - 1] for need, values in series.items()
     }
-    in_blocks = score_sources._of_epochs(dynamics, name, first, told.append)
+    in_blocks = score_compute._of_epochs(dynamics, name, first, told.append)
     np.testing.assert_array_equal(in_blocks, score.compute(*(shown[need] for need in score.needs)))
     assert told == [7, 7, 7, 4]
     epochs = first if score.of == "training" else 1

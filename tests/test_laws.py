@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 import torchvision.transforms.functional as TF
 
-import toolkit.formats.cache
+import toolkit.formats.blocks
 import toolkit.formats.cache_writing
 import toolkit.pipeline.cache_join
 import toolkit.teacher.caching
@@ -239,7 +239,7 @@ def test_law_7_subsets_have_exactly_the_rows_asked_for_and_every_class(
 
 def test_laws_hold_across_many_parts_and_blocks(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Digits fit one part of 8,192 rows; with parts of 100 the cache, its scores and its targets must be the same."""
-    formats = (toolkit.formats.cache, toolkit.formats.cache_writing)
+    formats = (toolkit.formats.blocks, toolkit.formats.cache_writing)
     for module in (*formats, toolkit.teacher.caching, toolkit.pipeline.cache_join):
         monkeypatch.setattr(module, "BLOCK_ROWS", 100)
     shutil.copytree(digits / "data", tmp_path / "data")

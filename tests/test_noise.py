@@ -202,11 +202,17 @@ def test_a_noisy_data_set_is_made_when_its_name_is_asked_for(tmp_path: Path):
     ],
 )
 def test_noise_that_cannot_be_is_a_usage_error_and_leaves_nothing(copied: Path, words: tuple[Any, ...], said: str):
-    before = sorted(copied.rglob("[!.]*"))
+    before = sorted(copied.rglob("*"))
     result = kdtool("noise", "-w", copied, "--dataset", "digits", *words)
     assert result.exit_code == 2 and result.stderr.count("\n") == 1
     assert said in result.stderr
-    assert sorted(copied.rglob("[!.]*")) == before
+    assert sorted(copied.rglob("*")) == before
+
+
+def test_a_rate_that_flips_nothing_leaves_the_packed_base_and_no_lock(tmp_path: Path):
+    result = kdtool("noise", "-w", tmp_path, "--dataset", "digits", "--rate", "1e-9")
+    assert result.exit_code == 2 and "flips none of 1442 labels" in result.stderr
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"digits", ".digits.lock"}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 import subprocess
 import sys
@@ -20,8 +21,9 @@ from toolkit.formats.dataset import open_packed
 from toolkit.formats.dynamics import open_dynamics
 from toolkit.formats.scores_file import Scored, open_scores, reduced, write_scores
 from toolkit.formats.workspace import Workspace
-from toolkit.pipeline import score_sources
-from toolkit.pipeline.score import find_score, known_scores
+from toolkit.pipeline import score_compute
+from toolkit.pipeline.found_scores import find_score, known_scores
+from toolkit.pipeline.known_teachers import PRETRAINED_FOLDER
 from toolkit.scores import FEATURES, SCORES, from_dynamics, from_features
 
 DIGITS = ("--dataset", "digits")
@@ -148,7 +150,7 @@ def test_snapshots_are_scored_block_by_block():
         arrays[f"seeds/{seed}/snapshots/5/logits"] = rng.normal(size=(40, 3)).astype(np.float16)
         arrays[f"seeds/{seed}/snapshots/5/features"] = rng.normal(size=(40, 4)).astype(np.float16)
     whole = [[arrays[f"seeds/{seed}/snapshots/5/{name}"] for seed in range(2)] for name in ("logits", "features")]
-    in_blocks = score_sources._of_snapshot(_Blocks(arrays, 2), "grand", 5, told.append)
+    in_blocks = score_compute._of_snapshot(_Blocks(arrays, 2), "grand", 5, told.append)
     np.testing.assert_array_equal(in_blocks, from_dynamics.grand(*whole, arrays["labels"]))
     assert sum(told) == 40
 
@@ -172,7 +174,7 @@ def test_one_more_score_is_added_beside_the_others(work: Path):
     result = made(*command, "forgetting", "--score", "aum")
     assert {one["name"]: one["unchanged"] for one in result["scores"]} == {"forgetting": False, "aum": True}
     assert np.array_equal(found(work, "aum", "mine")[0], before_n)
-    assert {"aum", "forgetting", "el2n"} <= known_scores(Workspace(work), packed(work), "mine").keys()
+    assert {"aum", "forgetting", "el2n"} <= known_scores(Workspace(work), packed(work), "mine").names.keys()
 
 
 def test_without_dynamics_the_features_are_scored_and_the_rest_is_named(bare: Path):
@@ -181,7 +183,7 @@ def test_without_dynamics_the_features_are_scored_and_the_rest_is_named(bare: Pa
     assert len(result.stderr.splitlines()) == 1 and "dynamics.h5: not found. Run: kdtool train-teacher" in result.stderr
     lines = result.stdout.splitlines()
     assert [line.split()[0] for line in lines[1:]] == list(FEATURES)
-    assert all("mean" in line and "min" in line and "max" in line and ":" in line for line in lines[1:])
+    assert all("mean" in line and "min" in line and "max" in line and len(line) < 80 for line in lines[1:])
 
 
 def test_the_passs_scores_lie_in_the_cache_and_are_told_from_there(bare: Path):
@@ -191,6 +193,20 @@ def test_the_passs_scores_lie_in_the_cache_and_are_told_from_there(bare: Path):
     with open_cache(bare / "teachers" / TEACHER / "cache.h5") as cache:
         values_n, described = found(bare, "margin")
         assert np.array_equal(values_n, cache.score("margin")) and described == f"margin of {TEACHER}"
+
+
+def test_every_score_is_told_below_the_file_that_holds_it(bare: Path):
+    words = ("score", "-w", bare, *DIGITS, "--score", "loss")
+    assert made(*words)["path"] is None
+    assert not (bare / "scores/digits" / f"{TEACHER}.h5").exists()
+    lines = kdtool(*words, "--score", "centroid").stdout.splitlines()
+    files = [line for line in lines if not line.startswith(" ")]
+    assert [file.split(":")[0] for file in files] == [
+        str(bare / "scores/digits" / f"{TEACHER}.h5"),
+        str(bare / "teachers" / TEACHER / "cache.h5"),
+    ]
+    assert lines[1].split()[0] == "centroid" and lines[4].split()[0] == "loss"
+    assert lines[5].strip() == SCORES["loss"].definition  # what was named is explained
 
 
 def test_no_network_is_needed(work: Path):
@@ -215,11 +231,58 @@ def test_what_the_cache_no_longer_holds_is_refused_and_made_again(work: Path):
 
 def test_a_new_cache_makes_its_scores_again_and_keeps_the_others(work: Path):
     made("score", "-w", work, *DIGITS, "--teacher", "mine")
-    shutil.copy(work / "teachers" / TEACHER / "cache.h5", work / "teachers/mine/cache.h5")
+    cached = retrained(work)  # by the same weights, with other features
+    with h5py.File(work / "teachers" / TEACHER / "cache.h5", "r") as other:
+        ours = json.loads(str(other.attrs["record"]))
+    with h5py.File(work / "teachers/mine/cache.h5", "r+") as file:
+        file.attrs["record"] = json.dumps({**ours, "teacher": "mine", "teacher_fingerprint": cached})
     result = made("score", "-w", work, *DIGITS, "--teacher", "mine", "--score", "centroid", "--score", "aum")
     assert {one["name"]: one["unchanged"] for one in result["scores"]} == {"centroid": False, "aum": True}
     # the others of the old cache are of nothing that is there
-    assert "prototype" not in known_scores(Workspace(work), packed(work), "mine")
+    assert "prototype" not in known_scores(Workspace(work), packed(work), "mine").names
+
+
+def retrained(work: Path) -> str:
+    """A cache by another network takes the place of mine's, as after another training; returns the old fingerprint."""
+    with open_cache(work / "teachers/mine/cache.h5") as cache:
+        old = cache.record.teacher_fingerprint
+    shutil.copy(work / "teachers" / TEACHER / "cache.h5", work / "teachers/mine/cache.h5")
+    return old
+
+
+def test_the_dynamics_of_another_training_are_refused(work: Path):
+    retrained(work)
+    words = ("another training of mine", "than cache.h5 is of")
+    refused(work, ("--teacher", "mine", "--score", "aum"), 1, "dynamics.h5", *words, "kdtool cache-teacher --dataset")
+    result = made("score", "-w", work, *DIGITS, "--teacher", "mine")
+    assert [one["name"] for one in result["scores"]] == list(FEATURES) and words[0] in result["skipped"][0]
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["there", "gone"])
+def test_scores_of_another_training_are_served_no_more(work: Path, gone: bool):
+    command = ("score", "-w", work, *DIGITS, "--teacher", "mine")
+    made(*command)
+    old = retrained(work)
+    if gone:
+        (work / "teachers/mine/dynamics.h5").unlink()
+    for name in ("forgetting", "centroid"):
+        with pytest.raises(FailureError, match=rf"{name} is of another training of mine \({old}\).*--score {name}"):
+            found(work, name, "mine")
+    result = made(*command)
+    assert {one["name"]: one["unchanged"] for one in result["scores"]} == dict.fromkeys(FEATURES, False)
+    with open_scores(work / "scores/digits/mine.h5") as scores:
+        assert set(scores.scores) == set(FEATURES)
+        assert {scores.of_teacher(name) for name in FEATURES} == {scores.record.teacher_fingerprint} != {old}
+
+
+def test_scores_whose_source_is_gone_are_found_and_not_told_as_there(work: Path):
+    command = ("score", "-w", work, *DIGITS, "--teacher", "mine")
+    made(*command)
+    (work / "teachers/mine/dynamics.h5").unlink()
+    assert {one["name"] for one in made(*command)["scores"]} == set(FEATURES)
+    assert len(found(work, "forgetting", "mine")[0])  # of the very training that the cache is of
+    (work / "teachers/mine/cache.h5").unlink()
+    assert len(found(work, "forgetting", "mine")[0])
 
 
 @pytest.mark.parametrize(
@@ -231,7 +294,9 @@ def test_a_new_cache_makes_its_scores_again_and_keeps_the_others(work: Path):
         (("--score", "el2n@0"), 2, ("epochs 1 to 5",)),
         (("--score", "el2n@6"), 2, ("epochs 1 to 5",)),
         (("--score", "el2n@x"), 2, ("after the @ stands an epoch",)),
-        (("--score", "tdds@2"), 2, ("needs 3 epochs",)),
+        (("--score", "tdds@2"), 2, ("tdds needs 3 epochs at least, 2 was named",)),
+        (("--score", "forgetting@1"), 2, ("forgetting needs 2 epochs at least, 1 was named",)),
+        (("--device", "foo"), 2, ("--device foo", "cuda:N")),
         (("--score", "disagreement"), 2, ("needs 2 cached views", "kdtool cache-teacher", "--views 2")),
         (("--score", "aum", "--name", "x"), 2, ("--name is for --import",)),
         (("--low-is-hard",), 2, ("--low-is-hard is for --import",)),
@@ -250,12 +315,22 @@ def test_a_teacher_that_left_nothing_is_refused(trained: Path):
 def test_scores_that_need_what_is_missing_name_the_command(bare: Path):
     refused(bare, ("--score", "aum"), 1, "--score aum", "dynamics.h5: not found", "kdtool train-teacher")
     (bare / "teachers" / TEACHER / "cache.h5").unlink()
-    refused(bare, (), 1, "nothing to score from", "kdtool cache-teacher --dataset digits")
+    both = ("cache.h5: not found. Run: kdtool cache-teacher --dataset digits", "dynamics.h5: not found. Run: kdtool")
+    refused(bare, (), 1, "nothing to score from", *both, "then kdtool score --dataset digits --teacher NAME")
     refused(bare, ("--score", "loss"), 1, "nothing to score from", "kdtool cache-teacher --dataset digits")
 
 
 def test_dynamics_of_a_subset_are_refused(trained: Path):
     refused(trained, ("--teacher", "part"), 1, "recorded on the subset third", "scores need every row")
+
+
+def test_dynamics_of_limited_data_name_the_limit(trained: Path, tmp_path: Path):
+    work = Path(shutil.copytree(trained, tmp_path / "work"))
+    with h5py.File(work / "teachers/part/dynamics.h5", "r+") as file:
+        record = json.loads(str(file.attrs["record"]))
+        file.attrs["record"] = json.dumps({**record, "limit": 100, "settings": {**record["settings"], "subset": None}})
+    expected = ("recorded on digits --limit 100", "Run: kdtool score --dataset digits --limit 100 --teacher part")
+    refused(work, ("--teacher", "part"), 1, *expected)
 
 
 def test_dynamics_of_other_data_are_refused(work: Path):
@@ -284,16 +359,38 @@ def test_without_a_cache_its_scores_name_the_command_that_makes_it(bare: Path):
         found(bare, "el2n")
 
 
-def test_a_packaged_score_is_found_for_the_data_it_is_of(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def packaged(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The packaged digits teacher, with a score."""
     made("score", "-w", work, *DIGITS, "--teacher", "mine", "--score", "aum", "--score", "forgetting")
-    path, pretrained = work / "scores/digits/mine.h5", tmp_path / "pretrained"
-    reduced(path, pretrained / f"{TEACHER}.scores.h5", ("aum",))
-    monkeypatch.setattr("toolkit.pipeline.score.PRETRAINED_FOLDER", pretrained)
+    pretrained = tmp_path / "pretrained"
+    reduced(work / "scores/digits/mine.h5", pretrained / f"{TEACHER}.scores.h5", ("aum",))
+    shutil.copy(PRETRAINED_FOLDER / f"{TEACHER}.pt", pretrained)
+    for module in ("found_scores", "known_teachers"):
+        monkeypatch.setattr(f"toolkit.pipeline.{module}.PRETRAINED_FOLDER", pretrained)
+    return pretrained / f"{TEACHER}.pt"
+
+
+def test_a_packaged_score_is_found_for_the_data_it_is_of(work: Path, packaged: Path):
     values_n, described = found(work, "aum")
     assert described == f"aum of {TEACHER}"
     np.testing.assert_array_equal(values_n, found(work, "aum", "mine")[0].astype(np.float16))
+    assert np.array_equal(found(work, "aum", str(packaged))[0], values_n)
+    assert {"name": "aum", "path": str(packaged.with_name(f"{TEACHER}.scores.h5"))}.items() <= made(
+        "score", "-w", work, *DIGITS, "--score", "aum"
+    )["scores"][0].items()
     with pytest.raises(UsageError, match="forgetting of digits-resnet8 is not there yet"):
         found(work, "forgetting")
+
+
+def test_a_teacher_of_the_packaged_ones_name_has_not_its_scores(work: Path, packaged: Path, tmp_path: Path):
+    elsewhere = shutil.copy(packaged, tmp_path)
+    with pytest.raises(UsageError, match="aum of digits-resnet8 is not there yet"):
+        found(work, "aum", str(elsewhere))
+    shutil.copy(packaged, work / "teachers" / TEACHER / "teacher.pt")
+    with pytest.raises(UsageError, match="aum of digits-resnet8 is not there yet"):
+        found(work, "aum")
+    assert "aum" not in {one["name"] for one in made("score", "-w", work, *DIGITS)["scores"]}
 
 
 # -- the file --
@@ -438,6 +535,21 @@ def test_importing_again_changes_nothing_and_other_numbers_need_force(shelf: Pat
     refused(shelf, command[5:], 1, "holds another score again", "--force")
     made(*command, "--force")
     assert found(shelf, "again")[0][-1] == 1 - rows_of(shelf)
+
+
+def test_no_zero_is_below_zero(shelf: Path, tmp_path: Path):
+    np.save(tmp_path / "x.npy", np.zeros(rows_of(shelf)))
+    made("score", "-w", shelf, *DIGITS, "--import", tmp_path / "x.npy", "--name", "zero", "--low-is-hard")
+    assert not np.signbit(found(shelf, "zero")[0]).any()
+
+
+def test_an_import_never_replaces_a_damaged_file_of_others(shelf: Path, tmp_path: Path):
+    work = Path(shutil.copytree(shelf, tmp_path / "work"))
+    np.save(tmp_path / "x.npy", np.zeros(rows_of(work)))
+    words = ("--import", tmp_path / "x.npy", "--name", "x")
+    path = Path(made("score", "-w", work, *DIGITS, *words)["path"])
+    path.write_bytes(path.read_bytes()[:-100])
+    refused(work, (*words, "--force"), 1, "imported.h5", f"Run: rm {path}", "--import FILE --name NAME")
 
 
 class _Evil:

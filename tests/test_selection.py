@@ -5,11 +5,13 @@ import math
 import re
 import zlib
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from toolkit import selection
+from toolkit.scores import DYNAMICS, FEATURES, SCORES
 from toolkit.selection import checked, choose
 from toolkit.selection.counts import balanced_counts, nested_counts
 from toolkit.selection.methods import METHODS, Method
@@ -419,3 +421,10 @@ def test_centers_that_are_no_quantile_are_refused(setting):
 def test_dropping_all_rows_is_refused(share):
     with pytest.raises(ValueError, match="--drop-hardest must be at least 0 and below 1"):
         How(drop_hardest=share)
+
+
+def test_the_readme_names_every_method_and_every_score():
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    part = readme[readme.index("**Which rows?**") : readme.index("**How small?**")]
+    for name in [*METHODS, *SCORES, *FEATURES, *DYNAMICS]:
+        assert f"`{name}`" in part or f"`{name}@E`" in part, name

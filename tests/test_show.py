@@ -20,6 +20,8 @@ from toolkit.formats.cache_writing import new_blocks
 from toolkit.formats.dataset import open_packed
 from toolkit.formats.dynamics import DYNAMICS_SCHEMA, SERIES, DynamicsRecord
 from toolkit.formats.weights import write_weights
+from toolkit.formats.workspace import Workspace
+from toolkit.pipeline.pictures import picture_path
 from toolkit.report.balance import balance_lines, class_balance
 from toolkit.report.charts import binned, histogram, save_png
 from toolkit.report.sheets import (
@@ -246,9 +248,47 @@ def test_what_cannot_be_drawn_is_refused_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_a_file_is_one_clear_line(work: Path, tmp_path: Path):
-    (tmp_path / "taken").write_text("")
-    refused(kdtool("show", "-w", work, "--dataset", "digits", "--out", tmp_path / "taken"), 1, "taken")
+@pytest.mark.parametrize("out", ["taken.csv", "taken.csv/x", "folder.png"])
+def test_what_is_neither_a_folder_nor_a_png_file_is_refused(out: str, work: Path, tmp_path: Path):
+    (tmp_path / "taken.csv").write_text("")
+    (tmp_path / "folder.png").mkdir()
+    words = ("show", "-w", work, "--dataset", "digits", "--out", tmp_path / out)
+    refused(kdtool(*words), 2, f"--out {tmp_path / out}", "ends in .png")
+
+
+@pytest.mark.parametrize("out", ["runs/x", "data/digits", "subsets", "teachers/all.png"])
+def test_no_picture_is_drawn_among_artifacts(out: str, work: Path):
+    refused(kdtool("show", "-w", work, "--dataset", "digits", "--out", work / out), 2, "holds artifacts, not pictures")
+
+
+def test_each_has_a_folder_of_its_own_by_default(work: Path, tmp_path: Path):
+    ours = Path(shutil.copytree(work, tmp_path / "ours"))
+    shutil.copytree(ours / "teachers" / TEACHER, ours / "teachers" / "twin")
+    ways = ([], ["--teacher", "twin"], ["--subset", "third"], ["--per-class"], ["--score", "loss"])
+    paths = [shown(ours, "--count", 1, *words)["path"] for words in ways]
+    assert [Path(path).name for path in paths] == [
+        "digits-el2n",
+        "digits-el2n-of-twin",
+        "digits-el2n-kept-by-third",
+        "digits-el2n-per-class",
+        "digits-loss",
+    ]
+    assert shown(ours, "--count", 1, "--teacher", TEACHER)["path"] == paths[0]
+
+
+def test_pictures_names_are_short_and_no_two_are_alike(tmp_path: Path):
+    workspace = Workspace(tmp_path)
+    long = [picture_path(workspace, "digits", f"{'x' * 300}{end}") for end in "ab"]
+    strange = [picture_path(workspace, "digits", word) for word in ("a/b", "a b", "a_b")]
+    assert len({*long, *strange}) == 5
+    assert all(len(path.name) < 100 and path.parent == tmp_path / "pictures" for path in (*long, *strange))
+
+
+def test_a_subset_of_other_data_than_named_is_refused(work: Path, tmp_path: Path):
+    words = ["show", "-w", work, "--subset", "third", "--out", tmp_path / "x", "--count", 1]
+    refused(kdtool(*words, "--dataset", "fashion-mnist"), 2, "the subset third is of --dataset digits. Leave them out")
+    refused(kdtool(*words, "--dataset", "digits", "--limit", 200), 2, "--limit 200", "of --dataset digits")
+    assert made(*words)["dataset"] == made(*words, "--dataset", "digits")["dataset"] == "digits"
 
 
 def test_class_balance_tells_counts_ends_and_shares():

@@ -336,3 +336,17 @@ def test_a_subset_without_weights_says_which_methods_give_them(ours: Path):
     line = refused(ours, ("distill", "--subset", "third", "--weights"), 2, "--weights", "third (by random) holds none")
     assert all(name in line for name in WEIGHTED)
     assert "kdtool build-subset --dataset digits --frac 0.3 --method craig" in line
+
+
+def test_the_subset_to_take_instead_is_like_the_one_there(ours: Path):
+    common = ("-w", ours, "--dataset", "digits", "--limit", "200")
+    made("cache-teacher", *common, "--views", "1")
+    built = ("--frac", "0.25", "--method", "hardest", "--seed", "3", "--no-balance", "--name", "part")
+    made("build-subset", *common, *built)
+    line = refused(ours, ("distill", "--subset", "part", "--weights"), 2, "part (by hardest) holds none")
+    command = line.split("Run: ")[1]
+    assert command == (
+        "kdtool build-subset --dataset digits --limit 200 --frac 0.25 --method craig --teacher digits-resnet8 --seed 3 "
+        "--no-balance"
+    )
+    made(*command.split()[1:], "-w", ours)

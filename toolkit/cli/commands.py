@@ -186,8 +186,7 @@ def views(as_json: bool, **asked: Any) -> None:
     "methods",
     default=["random"],
     multiple=True,
-    show_default="random",
-    help="How to choose; see --list-methods. May be given again, for a subset each.",
+    help="How to choose; see --list-methods. May be given again, for a subset each.  [default: random]",
 )
 @click.option("--list-methods", is_flag=True, help="Only tell every method's needs, cost and paper.")
 @click.option("--score", help="Which of the teacher's scores says what is hard.  [default: el2n]")
@@ -208,8 +207,8 @@ def views(as_json: bool, **asked: Any) -> None:
 def build_subset(as_json: bool, list_methods: bool, **asked: Any) -> None:
     """Keep a part of the data.  Reads data/ and the cache, if it is there; writes subsets/<name>/."""
     from toolkit.core.progress import on_stderr
+    from toolkit.pipeline.random_beside import random_beside
     from toolkit.pipeline.subset import build_subsets as run
-    from toolkit.pipeline.subset import random_beside
 
     if list_methods:
         _show_methods(as_json)
@@ -219,17 +218,17 @@ def build_subset(as_json: bool, list_methods: bool, **asked: Any) -> None:
 
     def made(result: dict[str, Any]) -> None:
         targets = ", ".join(result["targets"])
-        compare = None if as_json or "random" in asked["methods"] else random_beside(asked["workspace"], result)
         opt.show(
             result,
             as_json,
             f"{result['path']}: {result['rows']:,} rows ({result['fraction']:g}, {result['method']}), "
             f"{result['bytes'] / 1e6:,.1f} MB of images, "
-            f"{f'targets of {targets}' if targets else 'no targets yet: see cache-teacher'}"
-            f"{f'; compare with: {compare}' if compare else ''}",
+            f"{f'targets of {targets}' if targets else 'no targets yet: see cache-teacher'}",
         )
 
-    run(**asked, progress=on_stderr, on_made=made)
+    compare = random_beside(asked["workspace"], run(**asked, progress=on_stderr, on_made=made))
+    if compare and not as_json:
+        opt.note(f"compare with: {compare}")
 
 
 def _show_methods(as_json: bool) -> None:

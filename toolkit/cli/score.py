@@ -39,10 +39,20 @@ def score(as_json: bool, **asked: Any) -> None:
     result = run(**asked, progress=on_stderr)
     for line in result["skipped"]:
         opt.note(f"left out: {line}")
-    width = max((len(one["name"]) for one in result["scores"]), default=0)
-    lines = [
-        f"  {one['name']:<{width}}  mean {one['mean']:.4g}, min {one['min']:.4g}, max {one['max']:.4g}"
-        f"{', already there' if one['unchanged'] else ''}: {one['definition']}"
-        for one in result["scores"]
-    ]
-    opt.show(result, as_json, f"{result['path']}: {result['rows']:,} rows of {result['dataset']}", *lines)
+    named = bool(asked["scores"]) or asked["imported"] is not None
+    lines = []
+    for path in dict.fromkeys(one["path"] for one in result["scores"]):
+        lines.append(f"{path}: {result['rows']:,} rows of {result['dataset']}")
+        lines += _told([one for one in result["scores"] if one["path"] == path], named)
+    opt.show(result, as_json, *lines)
+
+
+def _told(scores: list[dict[str, Any]], with_definition: bool) -> list[str]:
+    width, lines = max(len(one["name"]) for one in scores), []
+    for one in scores:
+        there = ", already there" if one["unchanged"] else ""
+        numbers = f"mean {one['mean']:.4g}, min {one['min']:.4g}, max {one['max']:.4g}"
+        lines.append(f"  {one['name']:<{width}}  {numbers}{there}")
+        if with_definition:
+            lines.append(f"  {'':<{width}}  {one['definition']}")
+    return lines

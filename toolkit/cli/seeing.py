@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from toolkit.cli import options as opt
+
+_MOST_NAMED, _MOST_COLUMNS, _MOST_PAIRS = 8, 24, 40  # in tables
 
 
 @click.command()
@@ -18,7 +21,7 @@ from toolkit.cli import options as opt
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder, or one .png file for all sheets.  [default: pictures/ in the workspace]",
+    help="Folder, or one .png file for all sheets.  [default: named after what is shown, in pictures/]",
 )
 @click.option("--count", default=24, show_default=True, help="Samples of each group.")
 @click.option("--per-class", is_flag=True, help="That many of each class, a line for each.")
@@ -30,6 +33,8 @@ def show(as_json: bool, **asked: Any) -> None:
     from toolkit.core.progress import on_stderr
     from toolkit.pipeline.show import show as run
 
+    if click.get_current_context().get_parameter_source("dataset") is ParameterSource.DEFAULT:
+        asked["dataset"] = None  # of a subset: its own
     result = run(**asked, progress=on_stderr)
     kept = "" if result["kept"] is None else f", {result['kept']:,} of them kept"
     guesses = "" if result["teacher_guesses"] else ", without the teacher's guesses: see cache-teacher"
@@ -43,8 +48,8 @@ def show(as_json: bool, **asked: Any) -> None:
 @click.option("--teacher", "teachers", multiple=True, help="Whose scores; may be given again.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="PNG file of the heat maps.  [default: in pictures/ in the workspace]",
+    type=click.Path(path_type=Path),
+    help="PNG file of the heat maps.  [default: named after what is compared, in pictures/]",
 )
 @opt.common
 @opt.example("kdtool compare --score el2n --score loss --out compare.png")
@@ -58,41 +63,51 @@ def compare(as_json: bool, **asked: Any) -> None:
 
 
 def _tables(result: dict[str, Any]) -> list[str]:
-    from toolkit.report.tables import table
-
     lines = []
     if result["spearman"] is not None:
         cells = [[_number(rho) for rho in row] for row in result["spearman"]]
         lines += ["Spearman's rank correlation of scores", "", _square(result["scores"], cells), ""]
     if result["overlap"] is not None:
-        names, sizes = list(result["subsets"]), list(result["subsets"].values())
-        pairs = [
-            [
-                f"{names[a]}, {names[b]}",
-                f"{sizes[a]:,}",
-                f"{sizes[b]:,}",
-                f"{result['common_rows'][a][b]:,}",
-                *(_number(result[kind][a][b]) for kind in ("overlap", "overlap_by_chance")),
-                *(_number(result[kind][a][b]) for kind in ("jaccard", "jaccard_by_chance")),
-            ]
-            for a in range(len(names))
-            for b in range(a)
-        ]
-        header = ["subsets A, B", "rows of A", "of B", "in both", "of the smaller", "chance", "Jaccard", "chance"]
-        lines += [
-            "Rows that two subsets share, and what random ones of these sizes would",
-            "",
-            table(header, pairs),
-            "",
-        ]
+        title = "Rows that two subsets share, and what random ones of these sizes would"
+        lines += [title, "", *_pairs(result), ""]
     lines += [f"skipped: {name}, {why}" for name, why in result["skipped"].items()]
     return [*lines, result["path"]]
 
 
-def _square(names: list[str], cells: list[list[str]]) -> str:
+def _pairs(result: dict[str, Any]) -> list[str]:
+    """Every two subsets, those that share most first."""
     from toolkit.report.tables import table
 
-    return table(["", *names], [[name, *row] for name, row in zip(names, cells, strict=True)])
+    names, sizes = list(result["subsets"]), list(result["subsets"].values())
+    pairs = [(a, b) for a in range(len(names)) for b in range(a)]
+    pairs.sort(key=lambda pair: -result["overlap"][pair[0]][pair[1]])
+    rows = [
+        [
+            f"{names[a]}, {names[b]}",
+            f"{sizes[a]:,}",
+            f"{sizes[b]:,}",
+            f"{result['common_rows'][a][b]:,}",
+            *(_number(result[kind][a][b]) for kind in ("overlap", "overlap_by_chance")),
+            *(_number(result[kind][a][b]) for kind in ("jaccard", "jaccard_by_chance")),
+        ]
+        for a, b in pairs[:_MOST_PAIRS]
+    ]
+    header = ["subsets A, B", "rows of A", "of B", "in both", "of the smaller", "chance", "Jaccard", "chance"]
+    left = len(pairs) - len(rows)
+    return [table(header, rows), *([f"and {left} pairs that share less: see the picture, or --json"] if left else [])]
+
+
+def _square(names: list[str], cells: list[list[str]]) -> str:
+    """Columns are numbered where their names would make the table too wide, and left to the picture past that."""
+    from toolkit.report.tables import table
+
+    if len(names) > _MOST_COLUMNS:
+        return f"of {len(names)} scores: see the picture, or --json"
+    if len(names) <= _MOST_NAMED:
+        return table(["", *names], [[name, *row] for name, row in zip(names, cells, strict=True)])
+    numbers = [str(number) for number in range(1, len(names) + 1)]
+    rows = [[f"{number} {name}", *row] for number, name, row in zip(numbers, names, cells, strict=True)]
+    return table(["", *numbers], rows)
 
 
 def _number(value: float | None) -> str:

@@ -46,25 +46,31 @@ def flipped(labels_n: np.ndarray, classes: int, rate: float, rng: np.random.Gene
     return rows_m, (labels_n[rows_m] + steps_m) % classes
 
 
-def with_noise(base: PackedData, rate: float, seed: int, folder: Path) -> DataRecord:
-    """Writes `base` with a share `rate` of its training labels flipped into `folder`, and noise.json, and returns the
-    record, which is not yet written. Everything else is the base's, byte for byte.
-
-    Raises UsageError where that can't be, FailureError where the base is damaged or the disk full.
-    """
-    train, test, record = base.split("train"), base.split("test"), base.record
+def noise_in(base: PackedData, rate: float, seed: int) -> Noise:
+    """Which of the base's training labels are flipped, and their true ones. Raises UsageError where that can't be."""
+    labels_n = base.split("train").labels_n
     try:
-        rows_m, labels_m = flipped(train.labels_n, record.classes, rate, rng_for(seed, _SALT))
+        rows_m, _ = flipped(labels_n, base.record.classes, rate, rng_for(seed, _SALT))
     except ValueError as error:
         raise UsageError(str(error)) from error
+    return Noise(base.record.dataset, rate, seed, rows_m, labels_n[rows_m])
+
+
+def with_noise(base: PackedData, noise: Noise, folder: Path) -> DataRecord:
+    """Writes `base` with the labels of `noise` flipped into `folder`, and noise.json, and returns the record, which is
+    not yet written. Everything else is the base's, byte for byte.
+
+    Raises FailureError where the base is damaged or the disk full.
+    """
+    train, test, record = base.split("train"), base.split("test"), base.record
     labels_n = train.labels_n.copy()
-    labels_n[rows_m] = labels_m
+    _, labels_n[noise.rows_m] = flipped(labels_n, record.classes, noise.rate, rng_for(noise.seed, _SALT))
     fingerprint = relabelled(train, labels_n, folder / "train.beton")
     test_fingerprint = relabelled(test, test.labels_n, folder / "test.beton")
-    write_noise(folder, Noise(record.dataset, rate, seed, rows_m, train.labels_n[rows_m]))
+    write_noise(folder, noise)
     return replace(
         record,
-        dataset=noise_name(record.dataset, rate, seed),
+        dataset=noise_name(record.dataset, noise.rate, noise.seed),
         train_fingerprint=fingerprint,
         test_fingerprint=test_fingerprint,
         source=record.key,

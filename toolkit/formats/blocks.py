@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from toolkit.core.errors import FailureError
+from toolkit.core.hashing import fingerprint
 from toolkit.formats.appending import DAMAGE
 
 BLOCK_ROWS = 8192
@@ -80,6 +81,18 @@ class BlockReader:
         except DAMAGE as error:
             raise self._unreadable("", error) from error
         return [name for name in names if not name.startswith("checksums/")]
+
+    def checksums(self, name: str) -> bytes:
+        """Those of all blocks of a dataset. Raises FailureError when it is missing."""
+        self._dataset(name)
+        try:
+            return self._file[f"checksums/{name}"][()].tobytes()
+        except DAMAGE as error:
+            raise self._unreadable(f"checksums/{name}", error) from error
+
+    def contents_fingerprint(self, *names: str) -> str:
+        """16 hexadecimal digits over the names and the checksums of datasets. Raises FailureError for a missing one."""
+        return fingerprint(*(part for name in names for part in (name, self.checksums(name))))
 
     def verify(self) -> int:
         """Reads every block of every dataset against its checksum; returns how many."""

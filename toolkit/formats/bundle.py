@@ -11,7 +11,8 @@ Shapes: m rows of the subset.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from toolkit.formats.weights import WEIGHTS, read_weights, weights_fingerprint
 
 IMPORTED_SCORES = "the imported scores"  # whose a score is that came from outside: no teacher's
 _MADE_BY = "kdtool build-subset --force, with its --frac and other settings"
+_CHOSEN = ("rows_fingerprint", "weights_fingerprint")  # settings that follow from all others
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class SubsetRecord:
     of the image file, the packed training split's own where the subset only points into it.
 
     `features_of` is the teacher whose features or logits chose the rows, and `features_fingerprint` its own;
+    `scores_fingerprint` is of the score's values, `cache_fingerprint` of the features and logits that were looked at.
     `weights_fingerprint` is None where the method gives no weights. `select_s` is how long choosing took, in seconds.
     Fields with a default are missing in subsets of earlier versions."""
 
@@ -63,6 +66,8 @@ class SubsetRecord:
     features_fingerprint: str | None = None
     weights_fingerprint: str | None = None
     select_s: float | None = None
+    scores_fingerprint: str | None = None
+    cache_fingerprint: str | None = None
 
     def settings(self) -> dict[str, Any]:
         """What decides the rows and the files; the same settings give the same bundle."""
@@ -83,27 +88,52 @@ class SubsetRecord:
         )
         return {**{name: getattr(self, name) for name in names}, "data": self.data["train_fingerprint"]}
 
+    def asked(self) -> dict[str, Any]:
+        """The settings that are known before the rows are."""
+        return {name: value for name, value in self.settings().items() if name not in _CHOSEN}
+
+    def chooses_as(self, other: SubsetRecord) -> bool:
+        """Whether both choose by the same settings from the same labels, scores, features and logits: then they choose
+        the same rows. Subsets of earlier versions don't tell what a method looked at."""
+
+        def looked_at(record: SubsetRecord) -> tuple[str | None, str | None]:
+            return record.scores_fingerprint, record.cache_fingerprint
+
+        return self.asked() == other.asked() and looked_at(self) == looked_at(other)
+
+    @property
+    def chosen_by(self) -> str | None:
+        """The teacher whose features, logits or score chose the rows, None where none did."""
+        _, _, of = (self.scored_by or "").partition(" of ")
+        return self.features_of or (of if of != IMPORTED_SCORES else "") or None
+
     @property
     def made_by(self) -> str:
         """The command that makes the bundle again."""
-        score, _, of = (self.scored_by or "").partition(" of ")
+        return f"{self._command([self.fraction])} --name {self.name} --force"
+
+    def like(self, method: str, teacher: str | None = None, fractions: Sequence[float] = ()) -> str:
+        """The command of a subset by another `method`, which may look at `teacher`: of the same data and, without
+        `fractions`, of as many rows."""
+        other = replace(self, method=method, scored_by=None, features_of=teacher, center=None, drop_hardest=None)
+        return other._command(fractions or [self.fraction])
+
+    def _command(self, fractions: Sequence[float]) -> str:
         said = {
             "dataset": self.data.get("dataset"),
             "limit": self.data.get("limit"),
-            "frac": repr(self.fraction),
+            "frac": " --frac ".join(map(repr, fractions)),
             "method": self.method,
-            "score": score or None,
-            "teacher": self.features_of or (of if of != IMPORTED_SCORES else "") or None,
+            "score": (self.scored_by or "").partition(" of ")[0] or None,
+            "teacher": self.chosen_by,
             "center": self.center,
             "drop-hardest": self.drop_hardest,
             "min-per-class": None if self.min_per_class == 1 else self.min_per_class,
             "seed": self.seed,
-            "name": self.name,
         }
         options = [f"--{name} {value}" for name, value in said.items() if value is not None]
         said_so = {"--no-balance": not self.balance, "--nested": self.nested, "--index-only": self.index_only}
-        flags = [flag for flag, given in said_so.items() if given]
-        return " ".join(["kdtool build-subset", *options, *flags, "--force"])
+        return " ".join(["kdtool build-subset", *options, *(flag for flag, given in said_so.items() if given)])
 
 
 def rows_fingerprint(rows_m: np.ndarray) -> str:
@@ -209,15 +239,20 @@ class Bundle:
         return self.rows_m
 
 
-def open_bundle(folder: Path) -> Bundle:
-    """Raises FailureError where `folder` holds no subset of this version."""
+def subset_record(folder: Path) -> SubsetRecord:
+    """What the bundle in `folder` says of itself; `open_bundle` looks further. Raises FailureError where it is none."""
     path = folder / "subset.json"
     record = read_json(path, "kdtool build-subset --frac 0.5")
     try:
-        subset = record_of(SubsetRecord, record)
-        made_by = subset.made_by
+        return record_of(SubsetRecord, record)
     except ValueError as error:
         raise FailureError(f"{path}: not a subset of this version ({error}). Run: {_MADE_BY}") from error
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Raises FailureError where `folder` holds no subset of this version."""
+    path, subset = folder / "subset.json", subset_record(folder)
+    made_by = subset.made_by
     bundle = Bundle(folder, subset, DataRecord.from_record(subset.data, path, made_by))
     if len(bundle.rows_m) != subset.rows:
         raise FailureError(f"{path}: says {subset.rows} rows, loader.json {len(bundle.rows_m)}. Run: {made_by}")

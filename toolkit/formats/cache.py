@@ -168,9 +168,8 @@ class CacheReader(BlockReader):
 
     def fingerprint(self, slots: int) -> str:
         """16 hexadecimal digits over what the first `slots` slots were made from, and their checksums."""
-        stored = [f"checksums/slots/{slot}/{name}" for slot in range(slots) for name in self.encoding.arrays(0)]
-        checksums = [self._file[name][()].tobytes() for name in stored]
-        return fingerprint(json.dumps(self.record.identity(), sort_keys=True), *checksums)
+        stored = [f"slots/{slot}/{name}" for slot in range(slots) for name in self.encoding.arrays(0)]
+        return fingerprint(json.dumps(self.record.identity(), sort_keys=True), *map(self.checksums, stored))
 
 
 def _checked_record(file: h5py.File) -> CacheRecord:

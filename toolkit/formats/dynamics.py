@@ -22,7 +22,6 @@ from typing import Any
 import h5py
 import numpy as np
 
-from toolkit.core.hashing import fingerprint
 from toolkit.core.records import record_of
 from toolkit.formats.blocks import BlockReader, check_shapes, opened
 
@@ -93,8 +92,7 @@ class DynamicsReader(BlockReader):
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits over the checksums of all that was recorded."""
-        names = sorted(self.dataset_names())
-        return fingerprint(*(part for name in names for part in (name, self._file[f"checksums/{name}"][()].tobytes())))
+        return self.contents_fingerprint(*sorted(self.dataset_names()))
 
 
 def dynamics_command(record: DynamicsRecord) -> str:

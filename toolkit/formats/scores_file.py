@@ -2,7 +2,8 @@
 
     /rows (n,) integers, /labels (n,) integers
     /scores/<name> (n,) float32, or float16 where they are packaged; with attributes: `definition`, `paper`, `high` =
-                                 "hard", `source` (the fingerprint of what it was computed from), and its parameters
+                                 "hard", `of` (what it was computed from: cache, dynamics or import) and `source`, the
+                                 fingerprint of that, `teacher_fingerprint` (not of imported ones), and its parameters
     /checksums/<dataset>         CRC-32 of every block of rows, uint32
 
 Such a file is always written whole. Shapes: n rows.
@@ -21,7 +22,6 @@ import h5py
 import numpy as np
 
 from toolkit.core.errors import FailureError, UsageError, unknown_name
-from toolkit.core.hashing import fingerprint
 from toolkit.core.records import record_of
 from toolkit.formats.appending import DAMAGE
 from toolkit.formats.blocks import BlockReader, check_shapes, opened
@@ -88,6 +88,11 @@ class ScoresReader(BlockReader):
         """Every score as it is stored."""
         return {name: Scored(self.read(f"scores/{name}"), about) for name, about in self.scores.items()}
 
+    def of_teacher(self, name: str) -> str | None:
+        """The fingerprint of the teacher whose cache or training the score is of; None where it was imported."""
+        found = self.scores[name].get("teacher_fingerprint", self.record.teacher_fingerprint)
+        return None if found is None else str(found)
+
     def check_data(self, data_fingerprint: str, key: str) -> None:
         """Raises FailureError where the scores are of other data than those, which `key` names."""
         if self.record.data_fingerprint != data_fingerprint:
@@ -99,17 +104,6 @@ class ScoresReader(BlockReader):
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
-
-
-def contents_fingerprint(reader: BlockReader, *names: str) -> str:
-    """16 hexadecimal digits over the checksums of the datasets `names`: what a score was computed from.
-
-    Raises FailureError when one of them is missing."""
-    parts: list[str | bytes] = []
-    for name in names:
-        reader._dataset(name)  # it, and its checksums, are there
-        parts += [name, reader._file[f"checksums/{name}"][()].tobytes()]
-    return fingerprint(*parts)
 
 
 def write_scores(

@@ -9,7 +9,7 @@ from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.files import whole_folder
 from toolkit.core.locks import only_writer
 from toolkit.core.progress import Progress, silent
-from toolkit.data.noise import check_noise, with_noise
+from toolkit.data.noise import check_noise, noise_in, with_noise
 from toolkit.data.pack import check_limit, pack
 from toolkit.formats.bundle import Bundle, open_bundle
 from toolkit.formats.dataset import (
@@ -69,13 +69,15 @@ def ensure_packed(
     check_limit(dataset, limit)
     folder = workspace.data(data_key(dataset, limit))
     if force or not (folder / "data.json").is_file():
+        base, noise = None, None
+        if noisy is not None:  # refused, if it is, before anything of the new data set is there, even its lock
+            base = ensure_packed(workspace, noisy[0], data_dir, limit, workers=workers, progress=progress)
+            noise = noise_in(base, *noisy[1:])
         with only_writer(folder), whole_folder(folder) as temporary:
-            if noisy is None:
-                record = pack(dataset, temporary, data_dir, limit, workers, progress)
+            if base is not None and noise is not None:
+                record = with_noise(base, noise, temporary)
             else:
-                of, rate, seed = noisy
-                base = ensure_packed(workspace, of, data_dir, limit, workers=workers, progress=progress)
-                record = with_noise(base, rate, seed, temporary)
+                record = pack(dataset, temporary, data_dir, limit, workers, progress)
             write_record(temporary, record)
     packed = open_packed(folder)
     if packed.record.key != folder.name:

@@ -30,7 +30,8 @@ def make_noise(
     """
     check_noise(dataset, rate, seed)
     check_limit(dataset, limit)
-    packed = ensure_packed(workspace, noise_name(dataset, rate, seed), data_dir, limit, force, progress=progress)
+    name = noise_name(dataset, rate, seed)
+    packed = ensure_packed(workspace, name, data_dir, limit, force, progress=progress)
     for split in SPLITS:
         packed.split(split)  # what was there already is looked at before it is said to be there
     noise, record = noise_of(packed.folder), packed.record

@@ -17,16 +17,20 @@ from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.files import whole_file
 from toolkit.core.hashing import checked_seed, rng_for
 from toolkit.core.progress import Progress, silent
+from toolkit.formats.bundle import Bundle, open_bundle
 from toolkit.formats.dataset import PackedData
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.data import bundle_and_data
-from toolkit.pipeline.score import find_score
-from toolkit.pipeline.score_sources import open_cache_of, teacher_if_any
+from toolkit.pipeline.found_scores import find_score
+from toolkit.pipeline.known_teachers import PRETRAINED
+from toolkit.pipeline.pictures import check_out, is_png, picture_path
+from toolkit.pipeline.score_sources import open_cache_of, options_of, teacher_if_any
 from toolkit.report.charts import histogram, save_png
 from toolkit.report.montage import class_label
 from toolkit.report.sheets import GROUPS, Group, SheetLayout, Tile, broken_into_lines, pick_groups, sheet
 
 _TILE, _MOST, _SALT = 84, 8192, 0x5EE
+_DATASET = "fashion-mnist"
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def show(
     count: int = 24,
     per_class: bool = False,
     seed: int = 0,
-    dataset: str = "fashion-mnist",
+    dataset: str | None = None,
     data_dir: Path | None = None,
     limit: int | None = None,
     progress: Progress = silent,
@@ -65,15 +69,20 @@ def show(
     """Draws contact sheets of the `count` hardest, easiest and random training rows, and a histogram of the score.
 
     Into a folder, a sheet for each group and histogram.png; into `out` that ends in .png, one sheet of all groups, and
-    the histogram beside it as <name>-histogram.png. By default the folder is pictures/ in the workspace. `per_class`
-    draws `count` of each class, a line for each. With `subset` the histogram sets the rows kept against those dropped;
-    the sheets are of all rows. Chance, drawn from `seed`, decides between equal scores. Raises UsageError or
+    the histogram beside it as <name>-histogram.png. By default it is a folder in the workspace's pictures/, named after
+    what is shown. `per_class` draws `count` of each class, a line for each. With `subset` the histogram sets the rows
+    kept against those dropped; the sheets are of all rows of its data, which are those of `dataset` where that is
+    given (by default fashion-mnist). Chance, drawn from `seed`, decides between equal scores. Raises UsageError or
     FailureError.
     """
     if count < 1:
         raise UsageError(f"--count must be at least 1, got {count}")
     checked_seed(seed)
-    bundle, data = bundle_and_data(workspace, subset, dataset, data_dir, limit, progress)
+    if out is not None:
+        check_out(workspace, out, folder_too=True)
+    if subset is not None:
+        _check_same_data(workspace, subset, dataset, limit)
+    bundle, data = bundle_and_data(workspace, subset, dataset or _DATASET, data_dir, limit, progress)
     scores_n, described = find_score(workspace, data, teacher, score)
     if not np.isfinite(scores_n).all():
         missing = np.flatnonzero(~np.isfinite(scores_n))
@@ -81,7 +90,7 @@ def show(
     samples = _Samples(data, scores_n, data.split("train").labels_n, _guesses(workspace, data, teacher))
     picked = {group: rows.tolist() for group, rows in _picked(samples, count, per_class, seed).items()}
     kept_n = None if bundle is None else np.isin(np.arange(len(scores_n)), bundle.rows_of(data.record))
-    folder = workspace.root / "pictures" / f"{data.record.key}-{score}" if out is None else out
+    folder = _default_folder(workspace, data, score, teacher, bundle, per_class) if out is None else out
     sheets = _sheets(samples, picked, described, folder, per_class)
     chart_path = _beside(folder, "histogram")
     of = "all training rows" if bundle is None else f"kept and dropped by {bundle.record.name}"
@@ -99,6 +108,24 @@ def show(
         "kept": None if kept_n is None else int(kept_n.sum()),
         "row_numbers": picked,
     }
+
+
+def _check_same_data(workspace: Workspace, subset: str, dataset: str | None, limit: int | None) -> None:
+    """Raises UsageError for a data set or a limit that is not the subset's own."""
+    of = open_bundle(workspace.subset(subset)).data
+    if (dataset or of.dataset) != of.dataset or (limit is not None and limit != of.limit):
+        asked = f"--dataset {dataset or of.dataset}" + ("" if limit is None else f" --limit {limit}")
+        raise UsageError(f"{asked}: the subset {subset} is of {options_of(of)}. Leave them out")
+
+
+def _default_folder(
+    workspace: Workspace, data: PackedData, score: str, teacher: str | None, bundle: Bundle | None, per_class: bool
+) -> Path:
+    """Named after all that decides what is shown, as far as it is not the default."""
+    whose = teacher_if_any(workspace, teacher, data.record)
+    of = [] if whose is None or whose == PRETRAINED.get(data.record.dataset) else ["of", whose]
+    kept = [] if bundle is None else ["kept-by", bundle.record.name]
+    return picture_path(workspace, data.record.key, score, *of, *kept, *(["per-class"] if per_class else []))
 
 
 def _guesses(workspace: Workspace, data: PackedData, teacher: str | None) -> np.ndarray | None:
@@ -135,7 +162,7 @@ def _sheets(
         lines = _by_class(tiles, samples.labels_n) if per_class else broken_into_lines(tiles, plan.width * scale)
         by = "with" if name == "random" else "by"
         groups[name] = Group(f"{name.capitalize()} {by} {described}, {samples.data.record.key}", lines)
-    if out.suffix.lower() == ".png":
+    if is_png(out):
         sheets = {out: SheetLayout(tuple(groups.values()), plan.height, plan.width, scale)}
     else:
         sheets = {
@@ -162,7 +189,7 @@ def _by_class(tiles: list[Tile], labels_n: np.ndarray) -> tuple[tuple[Tile, ...]
 
 def _beside(out: Path, name: str) -> Path:
     """The file of this name in the folder `out`, or beside the picture `out`."""
-    return out.with_name(f"{out.stem}-{name}.png") if out.suffix.lower() == ".png" else out / f"{name}.png"
+    return out.with_name(f"{out.stem}-{name}.png") if is_png(out) else out / f"{name}.png"
 
 
 def _write_sheet(path: Path, samples: _Samples, layout: SheetLayout) -> None:

@@ -81,7 +81,7 @@ def distill(
     taken = f"subset {bundle.folder} ({bundle.record.rows:,} rows)"  # said once nothing is wrong with what was asked
     first = ", compiling first: up to a minute" if compiled else ""
     check_source(source, bundle.data.plan)
-    weights_m = _weights(bundle) if weights else None
+    weights_m = _weights(bundle, teacher) if weights else None
     batches_per_epoch = -(-bundle.record.rows // settled.batch_size)
     steps = iterations or settled.epochs * batches_per_epoch
     settled = replace(settled, epochs=-(-steps // batches_per_epoch))
@@ -186,14 +186,15 @@ def _default_name(settings: dict[str, Any], iterations: int | None) -> str:
     return f"{settings['subset']}-{arch}{wide}-{taught}{trained}{weighted}-{length}-s{settings['seed']}"
 
 
-def _weights(bundle: Bundle) -> np.ndarray:
+def _weights(bundle: Bundle, teacher: str | None) -> np.ndarray:
     """The subset's weights. Raises UsageError where it has none, naming the methods that give them."""
     if bundle.weights_m is None:
-        weighing = ", ".join(name for name, method in METHODS.items() if method.weighted)
+        weighing = [name for name, method in METHODS.items() if method.weighted]
+        known = [bundle.record.chosen_by, teacher, *bundle.teachers()]  # whose features and logits may be had
+        command = bundle.record.like(weighing[0], next(filter(None, known), None))
         raise UsageError(
             f"--weights: subset {bundle.record.name} (by {bundle.record.method}) holds none. Leave it out, or use a "
-            f"subset of a method that gives them ({weighing}). Run: kdtool build-subset "
-            f"--dataset {bundle.data.dataset} --frac {bundle.record.fraction:g} --method {weighing.split(', ')[0]}"
+            f"subset of a method that gives them ({', '.join(weighing)}). Run: {command}"
         )
     return bundle.weights_m
 

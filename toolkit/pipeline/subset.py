@@ -6,29 +6,32 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from toolkit.core.errors import FailureError, UsageError
-from toolkit.core.files import read_json
 from toolkit.core.locks import only_writer
 from toolkit.core.progress import Progress, silent
 from toolkit.core.versions import command_line, now, versions
 from toolkit.formats.beton import Beton
-from toolkit.formats.bundle import Bundle, SubsetRecord, open_bundle, rows_fingerprint
+from toolkit.formats.bundle import Bundle, SubsetRecord, open_bundle, rows_fingerprint, subset_record
 from toolkit.formats.cache import CacheReader, open_cache
 from toolkit.formats.dataset import PackedData, cache_command
 from toolkit.formats.weights import weights_fingerprint
 from toolkit.formats.workspace import Workspace, checked_name
 from toolkit.pipeline.data import ensure_packed
-from toolkit.pipeline.known_teachers import find_teacher
-from toolkit.pipeline.score_sources import open_cache_of
+from toolkit.pipeline.known_teachers import PRETRAINED
+from toolkit.pipeline.random_beside import essence, random_command, random_subsets
+from toolkit.pipeline.score_sources import open_cache_of, teacher_of
 from toolkit.pipeline.subset_request import Known, SubsetRequest, sees_network, what_is_known
 from toolkit.selection.methods import METHODS
 from toolkit.selection.pool import How, Picked, Pool
 from toolkit.subset.cut import adds_to, cut_bundle, cut_targets
+
+_Choose = Callable[[], tuple[Picked, SubsetRecord]]
 
 
 def build_subset(
@@ -68,14 +71,27 @@ def build_subsets(
     `center` is for window, `drop_hardest` for stratified and d2 (see `How`); `device` is where distances are computed
     (default: the GPU where there is one).
 
-    The same settings give the same rows and the same files; a bundle that is there only gets the targets it lacks. All
-    that was asked is checked before the first bundle is written. Each is told to `on_made` once it is there, and stays
-    whatever comes after it. Raises UsageError or FailureError.
+    The same settings give the same rows and the same files; a bundle that is there only gets the targets it lacks, and
+    its rows are not chosen again where all that its method looked at is as it was. All that was asked is checked before
+    the first bundle is written. Each is told to `on_made` once it is there, and stays whatever comes after it.
+    `random_beside` in a result is the command of the random subset to compare with, None where it is there or asked
+    for. Raises UsageError or FailureError.
     """
     fractions, methods = list(dict.fromkeys(fractions)), list(dict.fromkeys(methods))
     wanted = [(method, fraction) for method in methods for fraction in fractions]
-    how = (score, teacher, balance, nested, min_per_class, center, drop_hardest, seed, index_only, device)
-    asked = SubsetRequest(methods, *how)
+    asked = SubsetRequest(
+        methods=methods,
+        score=score,
+        teacher=teacher,
+        balance=balance,
+        nested=nested,
+        min_per_class=min_per_class,
+        center=center,
+        drop_hardest=drop_hardest,
+        seed=seed,
+        index_only=index_only,
+        device=device,
+    )
     if name is not None and len(wanted) > 1:
         raise UsageError(f"--name {name}: names one subset, and {len(wanted)} were asked for. Leave it out")
     if name is not None:
@@ -92,18 +108,19 @@ def build_subsets(
     with ExitStack() as stack:
         known = what_is_known(stack, workspace, data, train.labels_n, asked)
         caches = _caches(stack, workspace, data, teacher)
-        for number, (method, fraction) in enumerate(wanted, start=1):
-            label = method if len(wanted) == 1 else f"{method} {number}/{len(wanted)}"
-            shown = progress if METHODS[method].pick else silent  # ranking takes no time
-            with shown(label, round(fraction * len(train)), "img") as tick:
-                start_s = time.perf_counter()
-                picked = asked.choose(method, known.pool, fraction, tick)
-                select_s = time.perf_counter() - start_s
-            record = _record(asked, method, fraction, picked, known, data, train, select_s)
-            record = replace(record, name=_default_name(record, data.record.key) if name is None else name)
-            folder = workspace.root / "subsets" / checked_name(record.name)
-            results.append(_write(train, picked, record, folder, caches, force))
-            on_made(results[-1])
+        records = [_record(asked, method, fraction, known, data, name) for method, fraction in wanted]
+        folders = [workspace.root / "subsets" / checked_name(record.name) for record in records]
+        if force or not all(map(_is_there, folders, records)):
+            _ = known.pool  # damage in it is told before anything is written
+        randoms = None if "random" in methods else random_subsets(workspace)
+        for number, (record, folder) in enumerate(zip(records, folders, strict=True), start=1):
+            label = record.method if len(wanted) == 1 else f"{record.method} {number}/{len(wanted)}"
+            choose = partial(_choose, asked, known, record, label, progress)
+            result = _write(train, record, folder, choose, caches, force)
+            missing = randoms is not None and essence(vars(record)) not in randoms
+            result["random_beside"] = random_command(workspace, record) if missing else None
+            results.append(result)
+            on_made(result)
     return results
 
 
@@ -116,53 +133,23 @@ def list_methods() -> dict[str, dict[str, Any]]:
     }
 
 
-def random_beside(workspace: Workspace, made: dict[str, Any]) -> str | None:
-    """The command that makes the random subset to compare with, given a result of `build_subsets`. None where it is
-    there, of the same data, fraction and seed."""
-
-    def essence(record: dict[str, Any]) -> tuple[Any, ...]:
-        data = record.get("data")
-        content = data.get("train_fingerprint") if isinstance(data, dict) else None
-        return record.get("fraction"), record.get("seed"), content
-
-    ours = read_json(Path(made["path"]) / "subset.json", "kdtool build-subset")
-    for path in workspace.root.glob("subsets/*/subset.json"):
-        try:
-            found = read_json(path, "kdtool build-subset")
-        except FailureError:  # a damaged one is nothing to compare with
-            continue
-        if found.get("method") == "random" and essence(found) == essence(ours):
-            return None
-    data = ours["data"]
-    said = {"dataset": data["dataset"], "limit": data["limit"], "frac": f"{ours['fraction']:g}", "seed": ours["seed"]}
-    usual = {"dataset": "fashion-mnist", "limit": None, "seed": 0}
-    options = [f"--{option} {value}" for option, value in said.items() if option == "frac" or value != usual[option]]
-    return " ".join(["kdtool build-subset", *options])
-
-
 def _record(
-    asked: SubsetRequest,
-    method: str,
-    fraction: float,
-    picked: Picked,
-    known: Known,
-    data: PackedData,
-    train: Beton,
-    select_s: float,
+    asked: SubsetRequest, method: str, fraction: float, known: Known, data: PackedData, name: str | None
 ) -> SubsetRecord:
-    how, sees = asked.how(), sees_network(method)
-    labels, counts = np.unique(train.labels_n[picked.rows_m], return_counts=True)
-    return SubsetRecord(
-        name="",  # it may be made of all that follows
+    """What is known before rows are chosen; `_choose` fills in the rest."""
+    how, sees, needs_score = asked.how(), sees_network(method), METHODS[method].needs_score
+    cache = known.cache.record if known.cache and sees else None
+    record = SubsetRecord(
+        name=name or "",
         method=method,
         fraction=fraction,
         balance=asked.balance,
         seed=asked.seed,
-        scored_by=known.scored_by if METHODS[method].needs_score else None,
+        scored_by=known.scored_by if needs_score else None,
         index_only=asked.index_only,
-        rows=len(picked.rows_m),
-        class_counts={str(label): int(count) for label, count in zip(labels, counts, strict=True)},
-        rows_fingerprint=rows_fingerprint(picked.rows_m),
+        rows=0,
+        class_counts={},
+        rows_fingerprint="",
         images_fingerprint="",  # known once they are written, as the bytes are
         bytes=0,
         data=data.record.to_record(),
@@ -173,8 +160,30 @@ def _record(
         min_per_class=asked.min_per_class,
         center=how.center if "center" in METHODS[method].settings else None,
         drop_hardest=how.drop_hardest if "drop_hardest" in METHODS[method].settings else None,
-        features_of=known.features_of if sees else None,
-        features_fingerprint=known.features_fingerprint if sees else None,
+        features_of=cache.teacher if cache else None,
+        features_fingerprint=cache.teacher_fingerprint if cache else None,
+        scores_fingerprint=known.scores_fingerprint if needs_score else None,
+        cache_fingerprint=known.cache_fingerprint(method),
+    )
+    return record if name is not None else replace(record, name=_default_name(record, data.record.key))
+
+
+def _choose(
+    asked: SubsetRequest, known: Known, record: SubsetRecord, label: str, progress: Progress
+) -> tuple[Picked, SubsetRecord]:
+    """The rows, and the record that tells of them."""
+    labels_n = known.labels_n
+    shown = progress if METHODS[record.method].pick else silent  # ranking takes no time
+    with shown(label, round(record.fraction * len(labels_n)), "img") as tick:
+        start_s = time.perf_counter()
+        picked = asked.choose(record.method, known.pool, record.fraction, tick)
+        select_s = time.perf_counter() - start_s
+    labels, counts = np.unique(labels_n[picked.rows_m], return_counts=True)
+    return picked, replace(
+        record,
+        rows=len(picked.rows_m),
+        class_counts={str(label): int(count) for label, count in zip(labels, counts, strict=True)},
+        rows_fingerprint=rows_fingerprint(picked.rows_m),
         weights_fingerprint=None if picked.weights_m is None else weights_fingerprint(picked.weights_m),
         select_s=round(select_s, 3),
     )
@@ -182,8 +191,10 @@ def _record(
 
 def _default_name(record: SubsetRecord, key: str) -> str:
     """Data, method, fraction and seed; of all else only what is not the default."""
+    usual = PRETRAINED.get(record.data["dataset"])
     said = {
         f"-{(record.scored_by or '').split(' of ')[0]}": record.scored_by is not None,
+        f"-by-{record.chosen_by}": record.chosen_by not in (None, usual),
         f"-c{record.center}": record.center not in (None, How.center),
         f"-b{record.drop_hardest}": record.drop_hardest not in (None, How.drop_hardest),
         "-global": not record.balance,
@@ -195,16 +206,24 @@ def _default_name(record: SubsetRecord, key: str) -> str:
     return f"{key}-{record.method}{ways}-{record.fraction:g}-s{record.seed}"
 
 
+def _is_there(folder: Path, wanted: SubsetRecord) -> bool:
+    try:
+        return subset_record(folder).chooses_as(wanted)
+    except FailureError:  # none, or a damaged one, which is told when its turn comes
+        return False
+
+
 def _write(
-    train: Beton, picked: Picked, record: SubsetRecord, folder: Path, caches: list[CacheReader], force: bool
+    train: Beton, wanted: SubsetRecord, folder: Path, choose: _Choose, caches: list[CacheReader], force: bool
 ) -> dict[str, Any]:
-    """Cuts the bundle, or adds the targets that it lacks; its result."""
+    """Chooses and cuts the bundle, or adds the targets that the one there lacks; its result."""
     with only_writer(folder):
         if force or not (folder / "subset.json").is_file():
+            picked, record = choose()
             cut_bundle(train, picked.rows_m, record, folder, caches, picked.weights_m)
         else:
             bundle = open_bundle(folder)
-            _need_same(bundle, record)
+            record = _checked(bundle, wanted, choose)
             for cache in caches:
                 if adds_to(bundle, cache):
                     cut_targets(cache, bundle, train)
@@ -221,25 +240,40 @@ def _write(
     }
 
 
-def _need_same(bundle: Bundle, wanted: SubsetRecord) -> None:
-    """Raises FailureError when what is there was made with other settings, naming them, or lost its weights."""
-    found, asked = bundle.record.settings(), wanted.settings()
+def _checked(bundle: Bundle, wanted: SubsetRecord, choose: _Choose) -> SubsetRecord:
+    """The record of the rows wanted, chosen again only where what is there can't tell that they would be the same.
+
+    Raises FailureError when what is there was made with other settings, naming them, or lost its weights."""
+    found = bundle.record
+    _need_same(bundle, found.asked(), wanted.asked())  # told before minutes of choosing
+    if found.chooses_as(wanted):
+        record = found
+    else:
+        _, record = choose()
+        _need_same(bundle, found.settings(), record.settings())
+    _ = bundle.weights_m
+    return record
+
+
+def _need_same(bundle: Bundle, found: dict[str, Any], asked: dict[str, Any]) -> None:
     different = [f"{name} {found[name]} → {asked[name]}" for name in asked if found[name] != asked[name]]
     if different:
         raise FailureError(
             f"{bundle.folder}: a subset with other settings ({', '.join(different)}). "
             "Give this one another --name, or pass --force to replace it"
         )
-    _ = bundle.weights_m
 
 
 def _caches(stack: ExitStack, workspace: Workspace, data: PackedData, teacher: str | None) -> list[CacheReader]:
-    """The named teacher's cache, or every one of these data. Raises FailureError for a damaged one."""
+    """The named teacher's cache, where there is one, or every one of these data. Raises FailureError for a damaged one,
+    and for a named teacher's of other data."""
+    limit = data.record.limit
     if teacher is not None:
-        name, _ = find_teacher(workspace, teacher, data.record.dataset)
-        return [open_cache_of(stack, workspace, data, name)]
+        name = teacher_of(workspace, teacher, data.record)
+        there = workspace.cache(name, limit).is_file()
+        return [open_cache_of(stack, workspace, data, name)] if there else []
     caches = []
-    for path in sorted(workspace.root.glob(f"teachers/*/{workspace.cache('x', data.record.limit).name}")):
+    for path in sorted(workspace.root.glob(f"teachers/*/{workspace.cache('x', limit).name}")):
         cache = stack.enter_context(open_cache(path, cache_command(data.record, path.parent.name)))
         if cache.record.data_fingerprint == data.record.train_fingerprint:
             caches.append(cache)

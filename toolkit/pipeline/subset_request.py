@@ -9,19 +9,19 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
 
 from toolkit.core.errors import KdtoolError, UsageError, unknown_name
-from toolkit.core.hashing import checked_seed, rng_for
+from toolkit.core.hashing import checked_seed, fingerprint, rng_for
 from toolkit.formats.cache import CacheReader
 from toolkit.formats.dataset import PackedData, cache_command
 from toolkit.formats.encodings import FullLogits, TopLogits
 from toolkit.formats.workspace import Workspace
-from toolkit.pipeline.known_teachers import find_teacher
-from toolkit.pipeline.score import find_score
-from toolkit.pipeline.score_sources import open_cache_of
+from toolkit.pipeline.found_scores import find_score
+from toolkit.pipeline.score_sources import open_cache_of, teacher_of
 from toolkit.selection import checked, choose
 from toolkit.selection.methods import METHODS
 from toolkit.selection.pool import How, Picked, Pool
@@ -91,13 +91,42 @@ class SubsetRequest:
 
 @dataclass(frozen=True)
 class Known:
-    """What the methods may look at and where it comes from, None where none asks. `scored_by` names score and teacher;
-    features and logits are of the teacher `features_of`, whose fingerprint is `features_fingerprint`."""
+    """What `methods` may look at, and where it comes from: labels (n,), a score (n,) which `scored_by` names with its
+    teacher, and the `cache` that holds features and logits. None where no method asks.
 
-    pool: Pool
+    Its fingerprints tell what a method would see before any of the cache is read.
+    """
+
+    methods: Sequence[str]
+    labels_n: np.ndarray
+    scores_n: np.ndarray | None
     scored_by: str | None
-    features_of: str | None
-    features_fingerprint: str | None
+    cache: CacheReader | None
+
+    @cached_property
+    def pool(self) -> Pool:
+        """All that any of the methods needs, read and checked once. Raises FailureError for damage, and UsageError for
+        a NaN or an infinity."""
+        needs, cache = _needs(self.methods), self.cache
+        features_nd = cache.features_mapped() if cache and "features" in needs else None
+        logits_nc = _logits(cache) if cache and "logits" in needs else None
+        pool = Pool(self.labels_n, self.scores_n, features_nd, logits_nc)
+        return _or_usage_error(lambda: checked(self.methods, pool))
+
+    @cached_property
+    def scores_fingerprint(self) -> str | None:
+        """Of the score's values."""
+        return None if self.scores_n is None else fingerprint(np.ascontiguousarray(self.scores_n, dtype="<f8"))
+
+    def cache_fingerprint(self, method: str) -> str | None:
+        """Of the features and logits that `method` looks at, by their checksums. Raises FailureError where they are not
+        in the cache."""
+        needs, cache = METHODS[method].needs, self.cache
+        if cache is None or not sees_network(method):
+            return None
+        features = ["features"] if "features" in needs else []
+        logits = [f"slots/0/{name}" for name in cache.encoding.arrays(0)] if "logits" in needs else []
+        return cache.contents_fingerprint(*features, *logits)
 
 
 def _or_usage_error(work: Callable[[], T]) -> T:
@@ -115,33 +144,35 @@ def sees_network(method: str) -> bool:
     return bool(_SEES & set(METHODS[method].needs))
 
 
+def _needs(methods: Sequence[str]) -> set[str]:
+    return {need for method in methods for need in METHODS[method].needs}
+
+
 def what_is_known(
     stack: ExitStack, workspace: Workspace, data: PackedData, labels_n: np.ndarray, asked: SubsetRequest
 ) -> Known:
-    """All that any of the methods needs, read and checked once for all subsets. Raises UsageError or FailureError where
-    it is not there, and UsageError for a NaN or an infinity in it."""
-    needs = {need for method in asked.methods for need in METHODS[method].needs}
-    scores_n, scored_by, features_nd, logits_nc, record = None, None, None, None, None
+    """What any of the methods may look at, found once for all subsets. Raises UsageError or FailureError where it is
+    not there."""
+    needs, cache, scores_n, scored_by = _needs(asked.methods), None, None, None
     if needs & _SEES:
-        cache = open_cache_of(stack, workspace, data, find_teacher(workspace, asked.teacher, data.record.dataset)[0])
-        record = cache.record
-        logits_nc = _logits(cache, data, asked.methods) if "logits" in needs else None
-        features_nd = cache.features_mapped() if "features" in needs else None
+        cache = open_cache_of(stack, workspace, data, teacher_of(workspace, asked.teacher, data.record))
+        _need_all_logits(cache, data, [name for name in asked.methods if "logits" in METHODS[name].needs])
     if "scores" in needs:
         scores_n, scored_by = find_score(workspace, data, asked.teacher, asked.score or _SCORE)
-    pool = _or_usage_error(lambda: checked(asked.methods, Pool(labels_n, scores_n, features_nd, logits_nc)))
-    seen = (record.teacher, record.teacher_fingerprint) if record else (None, None)
-    return Known(pool, scored_by, *seen)
+    return Known(asked.methods, labels_n, scores_n, scored_by, cache)
 
 
-def _logits(cache: CacheReader, data: PackedData, methods: Sequence[str]) -> np.ndarray:
-    """The canonical view's logits, (n, c) floats. Raises UsageError where only the largest are kept."""
-    if isinstance(cache.encoding, TopLogits):
-        needing = ", ".join(name for name in methods if "logits" in METHODS[name].needs)
+def _need_all_logits(cache: CacheReader, data: PackedData, needing: Sequence[str]) -> None:
+    """Raises UsageError where methods need logits and only the largest are kept."""
+    if needing and isinstance(cache.encoding, TopLogits):
         again = f"{cache_command(data.record, cache.record.teacher)} --views {cache.slots} --encoding int8"
         raise UsageError(
-            f"--method {needing}: needs the logits of all classes, and {cache.path} keeps {cache.encoding.name}. "
-            f"Run: {again}"
+            f"--method {', '.join(needing)}: needs the logits of all classes, and {cache.path} keeps "
+            f"{cache.encoding.name}. Run: {again}"
         )
+
+
+def _logits(cache: CacheReader) -> np.ndarray:
+    """The canonical view's logits, (n, c) floats, of a cache that keeps them all."""
     stored = {name: slots[0] for name, slots in cache.encoded(1).items()}
     return stored["logits"] if isinstance(cache.encoding, FullLogits) else cache.encoding.dense(stored)
