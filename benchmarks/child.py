@@ -63,13 +63,24 @@ def work(run: Callable[[], Any], limit_s: float | None = None) -> NoReturn:
     os._exit(0)  # the usual end, with torch's, touches some 100 MB that it had not before
 
 
-def measured(module: str, *words: Any) -> Measured:
-    """Runs `python -m module words…`, which ends in `work`; the peak is the kernel's count for that process."""
-    command = [sys.executable, "-S", "-c", _STARTER, sys.executable, "-m", module, *map(str, words)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, check=True)
+def started(command: list[str], **environment: str) -> tuple[list[str], int, int]:
+    """(its lines, exit status, peak resident bytes) of a command, the peak by the kernel's count for that process."""
+    starter = [sys.executable, "-S", "-c", _STARTER, *command]
+    merged = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+        "env": {**os.environ, **environment},
+    }
+    done = subprocess.run(starter, cwd=ROOT, check=True, **merged)  # type: ignore[call-overload]
     *lines, last = done.stdout.splitlines()
     code, peak = map(int, last.split())
-    peak_bytes = peak * _MAXRSS_BYTES
+    return lines, code, peak * _MAXRSS_BYTES
+
+
+def measured(module: str, *words: Any) -> Measured:
+    """Runs `python -m module words…`, which ends in `work`."""
+    lines, code, peak_bytes = started([sys.executable, "-m", module, *map(str, words)])
     if code == -signal.SIGALRM:
         return Measured(peak_bytes=peak_bytes, error="stopped")
     if code:

@@ -1,12 +1,13 @@
 """Every method of selection on a tenth of Fashion-MNIST: its cost, its overlap with random, and what students learn.
 
     python -m benchmarks.methods              # runs what is missing (under two hours on one core), appends to results
+    python -m benchmarks.methods --costs      # measures what choosing costs, on an idle machine, in a few minutes
     python -m benchmarks.methods --report     # the table of what is there
 
-For each way and seed one `kdtool build-subset` runs in a process of its own (`select_s` is choosing alone, `wall_s` and
-`peak_bytes` are the process's, with one thread), then two students learn from its rows, without the teacher (alpha 0)
+For each way and seed `kdtool build-subset` chooses, and two students learn from its rows, without the teacher (alpha 0)
 and from it alone (alpha 1). Seeds are paired: the students of one seed share initialisation and order of views; a
-random subset of the same seed is what overlap is counted with. Weighted methods train with their weights.
+random subset of the same seed is what overlap is counted with. Weighted methods train with their weights. Of the costs,
+`select_s` is choosing alone, `wall_s` and `peak_bytes` are of the whole process.
 
 Scores of the training dynamics are those that come with the packaged teacher. Start it several times to use several
 cores: a process takes what is missing and nobody else is at.
@@ -16,17 +17,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 import numpy as np
 
+from benchmarks.child import started
 from benchmarks.machine import KDTOOL, RESULTS, append, facts, in_words, read_lines
 from toolkit.core.errors import FailureError
 from toolkit.core.locks import only_writer
@@ -77,31 +77,30 @@ WAYS: dict[str, list[str]] = {
     },
 }
 WEIGHTED = ("craig", "grad-match")
+LAST = [f"hardest, {score}" for score in ("prototype", "tdds", "dyn_unc", "grand@2")]  # students of these come last
 
 
-def kdtool(*words: Any) -> tuple[list[dict[str, Any]], float, int]:
-    """(results, seconds, peak bytes) of a command in a process of its own, with one thread. Ends where it fails."""
-    start_s = time.perf_counter()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def kdtool(*words: Any, **environment: str) -> tuple[list[dict[str, Any]], int]:
+    """(results, peak bytes) of a command in a process of its own, which ends the study where it fails."""
     command = [KDTOOL, *map(str, words), "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    assert process.stdout is not None
-    lines = process.stdout.read().splitlines()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"{' '.join(command)}: ended with {process.returncode}")
-    return [json.loads(line) for line in lines], time.perf_counter() - start_s, usage.ru_maxrss * 1024
+    lines, code, peak_bytes = started(command, **environment)
+    if code:
+        sys.exit(f"{' '.join(command)}: ended with {code}: {' '.join(lines[-3:])}")
+    return [json.loads(line) for line in lines if line.startswith("{")], peak_bytes
 
 
-def built(
-    workspace: Workspace, way: str, fraction: float, seed: int, *more: str, dataset: str = DATASET
-) -> dict[str, Any]:
-    """A way's subset: its name and rows, and what choosing them cost."""
+def build(workspace: Workspace, way: str, fraction: float, seed: int, *more: Any) -> list[Any]:
+    """The words of the command that makes a way's subset, and its name."""
     name = f"{way.replace(', ', '-')}-{fraction:g}-s{seed}"
-    words = ["--dataset", dataset, "--frac", fraction, *WAYS[way], "--seed", seed, "--name", name, *more]
-    (result, *_), wall_s, peak_bytes = kdtool("build-subset", *words, "-w", workspace.root, "--force")
-    return {"subset": name, "select_s": result["select_s"], "wall_s": wall_s, "peak_bytes": peak_bytes}
+    words = ["--frac", fraction, *WAYS[way], "--seed", seed, "--name", name, "-w", workspace.root.absolute()]
+    return [name, "build-subset", *words, *more, "--force"]
+
+
+def built(workspace: Workspace, way: str, fraction: float, seed: int, *more: Any) -> str:
+    """A way's subset, chosen with one thread; its name."""
+    name, *words = build(workspace, way, fraction, seed, *more)
+    kdtool(*words, OMP_NUM_THREADS="1")
+    return name
 
 
 def rows_of(workspace: Workspace, subset: str) -> np.ndarray:
@@ -122,18 +121,26 @@ def student(workspace: Workspace, subset: str, seed: int, alpha: float, weights:
 def prepare(workspace: Workspace) -> None:
     """The teacher's views and every score that is used, unless they are there."""
     with only_writer(workspace.root / "claims" / "prepared"):
-        kdtool("cache-teacher", "--dataset", DATASET, "-w", workspace.root)
-        kdtool("score", "--dataset", DATASET, "-w", workspace.root)
+        for command in ("cache-teacher", "score"):
+            kdtool(command, "--dataset", DATASET, "-w", workspace.root.absolute())
 
 
 def run(way: str, seed: int) -> dict[str, Any]:
     subset = built(WORKSPACE, way, FRACTION, seed)
+    found: dict[str, Any] = {"way": way, "seed": seed, "fraction": FRACTION, "epochs": EPOCHS}
     if way != RANDOM:
-        random_m = rows_of(WORKSPACE, built(WORKSPACE, RANDOM, FRACTION, seed, "--index-only")["subset"])
-        subset["overlap"] = overlap(rows_of(WORKSPACE, subset["subset"]), random_m)
+        random_m = rows_of(WORKSPACE, built(WORKSPACE, RANDOM, FRACTION, seed, "--index-only"))
+        found["overlap"] = overlap(rows_of(WORKSPACE, subset), random_m)
     weights = way in WEIGHTED
-    students = [student(WORKSPACE, subset["subset"], seed, alpha, weights) for alpha in (0.0, 1.0)]
-    return {"way": way, "seed": seed, "fraction": FRACTION, "epochs": EPOCHS, **subset, "students": students}
+    return {**found, "students": [student(WORKSPACE, subset, seed, alpha, weights) for alpha in (0.0, 1.0)]}
+
+
+def cost(way: str) -> dict[str, Any]:
+    """Seconds and memory of the command, which also cuts the images and the targets."""
+    start_s = time.perf_counter()
+    (result, *_), peak_bytes = kdtool(*build(WORKSPACE, way, FRACTION, 0)[1:])
+    wall_s = time.perf_counter() - start_s
+    return {"way": way, "select_s": result["select_s"], "wall_s": wall_s, "peak_bytes": peak_bytes}
 
 
 def claimed(
@@ -160,16 +167,18 @@ def accuracy(line: dict[str, Any], alpha: float) -> float:
 
 
 def by_seed(lines: list[dict[str, Any]], way: str) -> list[dict[str, Any]]:
-    return sorted((line for line in lines if line["way"] == way), key=lambda line: line["seed"])
+    return sorted((line for line in lines if line["way"] == way and "seed" in line), key=lambda line: line["seed"])
 
 
 def row(lines: list[dict[str, Any]], way: str) -> list[str]:
     """A line of the table: gains are over random's students of the same seeds."""
     ours, randoms = by_seed(lines, way), {line["seed"]: line for line in by_seed(lines, RANDOM)}
+    costs = [line for line in lines if line["way"] == way and "select_s" in line]
     cells = [
         way,
-        f"{median(line['select_s'] for line in ours):,.2f}",
-        f"{median(line['peak_bytes'] for line in ours) / 2**20:,.0f}",
+        *(f"{line['select_s']:,.2f}" for line in costs[-1:]),
+        *(f"{line['peak_bytes'] / 2**20:,.0f}" for line in costs[-1:]),
+        *([] if costs else ["", ""]),
         "" if way == RANDOM else f"{100 * mean(line['overlap'] for line in ours):.0f}",
     ]
     for alpha in (0.0, 1.0):
@@ -200,13 +209,17 @@ def report(lines: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--report", action="store_true", help="only print the table of what is there")
-    parser.add_argument("--backwards", action="store_true", help="last way first, beside a process that goes forwards")
+    parser.add_argument("--costs", action="store_true", help="measure what choosing costs instead, every way once")
     asked = parser.parse_args()
-    if not asked.report:
+    if asked.costs:
         prepare(WORKSPACE)
-        units = [(way, seed) for seed in SEEDS for way in WAYS]
+        for way in WAYS:
+            append(FILE, {**cost(way), "machine": facts()})
+    elif not asked.report:
+        prepare(WORKSPACE)
+        units = [(way, seed) for last in (False, True) for seed in SEEDS for way in WAYS if (way in LAST) == last]
         claims = WORKSPACE.root / "claims"
-        claimed(FILE, claims, units[:: -1 if asked.backwards else 1], lambda line: (line["way"], line["seed"]), run)
+        claimed(FILE, claims, units, lambda line: (line["way"], line.get("seed")), run)
     print(report(read_lines(FILE)))
 
 

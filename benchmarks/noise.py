@@ -34,7 +34,7 @@ ALPHAS, TAUGHT = (0.0, 0.5, 1.0), (RANDOM, "easiest, el2n", "hardest, el2n")
 def prepare() -> None:
     """Noisy labels, a teacher that believed them, its views and its scores, unless they are there."""
     with only_writer(WORKSPACE.root / "claims" / "prepared"):
-        here = ["-w", WORKSPACE.root]
+        here = ["-w", WORKSPACE.root.absolute()]
         data = ["--dataset", DATASET, *here]
         kdtool("noise", "--dataset", "fashion-mnist", "--rate", RATE, *here)
         kdtool("train-teacher", *data, "--name", TEACHER, "--epochs", 10, "--snapshots", 2)
@@ -51,7 +51,7 @@ def kept(way: str, seed: int) -> dict[str, Any]:
     assert noise is not None
     words = ["--dataset", DATASET, *WAYS[way], "--teacher", TEACHER, "--seed", seed, "--index-only", "--force"]
     fractions = [word for fraction in FRACTIONS for word in ("--frac", fraction)]
-    made, _, _ = kdtool("build-subset", *words, *fractions, "-w", WORKSPACE.root)
+    made, _ = kdtool("build-subset", *words, *fractions, "-w", WORKSPACE.root.absolute())
     shares = {
         f"{one['fraction']:g}": float(np.isin(rows_of(WORKSPACE, one["name"]), noise.rows_m).mean()) for one in made
     }
@@ -60,7 +60,7 @@ def kept(way: str, seed: int) -> dict[str, Any]:
 
 def taught(way: str, seed: int) -> dict[str, Any]:
     """Students of a way's tenth, at every alpha."""
-    name = built(WORKSPACE, way, 0.1, seed, "--teacher", TEACHER, dataset=DATASET)["subset"]
+    name = built(WORKSPACE, way, 0.1, seed, "--teacher", TEACHER, "--dataset", DATASET)
     students = [student(WORKSPACE, name, seed, alpha, False, teacher=TEACHER if alpha else None) for alpha in ALPHAS]
     return {"what": "taught", "way": way, "seed": seed, "students": students}
 
