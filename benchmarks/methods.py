@@ -36,7 +36,7 @@ from toolkit.pipeline.student import distill
 from toolkit.report.statistics import mean_and_sigma, paired_difference
 from toolkit.report.tables import table
 
-FILE, WORKSPACE = RESULTS / "methods.jsonl", Workspace(Path("kdtool-work/methods"))
+FILE, NOISE, WORKSPACE = RESULTS / "methods.jsonl", RESULTS / "noise.jsonl", Workspace(Path("kdtool-work/methods"))
 DATASET, FRACTION, SEEDS, EPOCHS = "fashion-mnist", 0.1, range(3), 10
 RANDOM = "random"
 
@@ -192,7 +192,24 @@ def row(lines: list[dict[str, Any]], way: str) -> list[str]:
     return [*cells, str(len(ours))]
 
 
-HEADER = ["method", "s", "peak MiB", "overlap %", "no KD, %", "over random", "KD, %", "over random", "seeds"]
+def noise_kept(way: str) -> str:
+    """The share of flipped labels that the way keeps, by benchmarks/noise.py, in percent, or nothing."""
+    lines = [line for line in read_lines(NOISE) if line["what"] == "kept" and line["way"] == way]
+    return f"{100 * mean(line['kept'][f'{FRACTION:g}'] for line in lines):.1f}" if lines else ""
+
+
+HEADER = [
+    "method",
+    "s",
+    "peak MiB",
+    "overlap %",
+    "no KD, %",
+    "over random",
+    "KD, %",
+    "over random",
+    "seeds",
+    "noise kept, %",
+]
 
 
 def report(lines: list[dict[str, Any]]) -> str:
@@ -200,7 +217,7 @@ def report(lines: list[dict[str, Any]]) -> str:
     ways = [way for way in WAYS if by_seed(lines, way)]
     return "\n".join(
         [
-            table(HEADER, [row(lines, way) for way in ways]),
+            table(HEADER, [[*row(lines, way), noise_kept(way)] for way in ways]),
             f"a tenth of {DATASET}, {EPOCHS} epochs, one thread each of {in_words(machine)}",
         ]
     )
