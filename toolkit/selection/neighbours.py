@@ -66,8 +66,8 @@ def d2(pool: Pool, keep: int, rng: np.random.Generator, how: How) -> Picked:
     0 sends nothing: by the equation it would raise its neighbours.
 
     The authors' code weighs an edge by exp(−d) forward, without a γ_f to set, and by exp(−γ_r d) in reverse, d not
-    squared and in the features' own units, and makes the graph symmetric. Here d is squared as in the equations and
-    scaled, so that one γ serves all networks, and N(i) are the 5 nearest alone, so that the work and the number of
+    squared and in the features' own units, and makes the graph symmetric. Here d is squared and scaled, so
+    that one γ serves all networks, and N(i) are the 5 nearest alone, so that the work and the number of
     messages are the same for every row, however many rows it is a neighbour of.
     """
     assert pool.features_nd is not None and pool.scores_n is not None
