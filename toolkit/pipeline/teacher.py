@@ -16,6 +16,7 @@ from toolkit.core.hashing import checked_seed
 from toolkit.core.locks import only_writer
 from toolkit.core.progress import Progress, silent
 from toolkit.core.recipes import resolve_recipe
+from toolkit.formats.beton import Beton
 from toolkit.formats.checkpoint import Checkpoint, load_checkpoint
 from toolkit.formats.dataset import DataRecord, PackedData
 from toolkit.formats.parts import Parts
@@ -153,7 +154,7 @@ def train_teacher(
             forget(folder)
             for old in (unjoined, *folder.glob("seed-*")):
                 remove_folder(old)
-        train = data.split("train")
+        train, test = data.split("train"), data.split("test")
         rows_m = np.arange(len(train)) if bundle is None else bundle.rows_of(data.record)
         recording = None
         if dynamics:
@@ -168,7 +169,7 @@ def train_teacher(
             steps, on = settled.epochs * fed.batches_per_epoch, (compute.device, compute.precision)
             trainer = Trainer(model, fed, label_loss, settled, steps, *on, compiled, observe)
             history = run_to_end(trainer, places[index], own, progress, on_epoch, watch)
-            return _Training(model, history, _top1(model, data, compute), fed.name, trainer.compile_s)
+            return _Training(model, history, _top1(model, test, data.record, compute), fed.name, trainer.compile_s)
 
         trainings = [trained(index) for index in range(seeds)]
         first = trainings[0]
@@ -193,9 +194,8 @@ def train_teacher(
     return result
 
 
-def _top1(model: torch.nn.Module, data: PackedData, compute: Compute) -> float:
+def _top1(model: torch.nn.Module, test: Beton, record: DataRecord, compute: Compute) -> float:
     """On the test split, in percent."""
-    test, record = data.split("test"), data.record
     predicted_n = predict(model, test, record.plan, record.mean, record.std, compute.device, compute.precision)
     return top1(predicted_n, test.labels_n)
 
