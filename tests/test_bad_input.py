@@ -61,7 +61,7 @@ class Ended:
 
 def fails(result: Any, code: int, *words: str, progress: int = 0) -> str:
     """The command's one line, after `progress` lines of a run that had begun: with this exit code and these words."""
-    rates = re.compile(r"[a-z-]+( \d+/\d+)?: [\d,]+ of [\d,]+ img, .* left")  # shown where the machine is busy
+    rates = re.compile(r"[^:]+: [\d,]+ of [\d,]+ (img|rows), .* left")  # shown where the machine is busy
     lines = [line for line in result.stderr.splitlines() if not rates.fullmatch(line)]
     assert result.exit_code == code, f"exit code {result.exit_code}: {result.stderr}{result.stdout}"
     assert len(lines) == 1 + progress, f"not one line: {result.stderr}"
