@@ -213,12 +213,15 @@ HEADER = [
 
 
 def report(lines: list[dict[str, Any]]) -> str:
-    machine = lines[-1]["machine"]
+    trained_on, measured_on = (
+        in_words(next((line["machine"] for line in lines if key in line), lines[-1]["machine"]))
+        for key in ("students", "select_s")
+    )
     ways = [way for way in WAYS if by_seed(lines, way)]
     return "\n".join(
         [
             table(HEADER, [[*row(lines, way), noise_kept(way)] for way in ways]),
-            f"a tenth of {DATASET}, {EPOCHS} epochs, one thread each of {in_words(machine)}",
+            f"a tenth of {DATASET}; students of {EPOCHS} epochs on {trained_on}; costs on {measured_on}",
         ]
     )
 
