@@ -307,7 +307,7 @@ def a_line(way: str, seed: int, without: float, taught: float) -> dict[str, Any]
 def test_the_table_of_methods_pairs_students_by_seed():
     lines = [a_line("random", 1, 80, 90), a_line("herding", 0, 84, 91), a_line("random", 0, 82, 88)]
     lines.append(a_line("herding", 1, 81, 92))
-    lines.insert(1, {"way": "herding", "select_s": 1.0, "peak_bytes": 2**30})
+    lines.insert(1, {"way": "herding", "select_s": 1.0, "peak_bytes": 2**30, "machine": lines[0]["machine"]})
     cells = methods.row(lines, "herding")
     assert cells[:4] == ["herding", "1.00", "1,024", "25"]
     assert cells[5].startswith("+1.50 [")  # (84 − 82, 81 − 80), not in the order of the file
