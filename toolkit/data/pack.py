@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from toolkit.core.errors import FailureError, UsageError
+from toolkit.core.places import place_in_class
 from toolkit.core.progress import Progress, silent
-from toolkit.data.sources import Arrays, place_in_class, source_named
+from toolkit.data.sources import Arrays, source_named
 from toolkit.formats.beton import open_beton
 from toolkit.formats.dataset import SPLITS, DataRecord, data_key, noise_named
 

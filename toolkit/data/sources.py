@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.core.errors import FailureError, UsageError, unknown_name
+from toolkit.core.places import place_in_class
 from toolkit.data.glyphs import kanji, load_glyphs
 
 LARGE_LEAST_AREA = 35  # percent: a smaller part of a kanji may be another kanji
@@ -119,15 +120,6 @@ def _torchvision(name: str, torchvision_class: str, data_dir: Path | None, **spl
             f"download failed ({reason}). Do one of: {install}put its files, as torchvision names them, in a folder "
             f"and pass it: kdtool pack --dataset {name} --data-dir FOLDER"
         ) from error
-
-
-def place_in_class(labels_n: np.ndarray) -> np.ndarray:
-    """Each row's place among the rows of its class, from 0: (n,) int64."""
-    place_n = np.empty(len(labels_n), dtype=np.int64)
-    by_class_n = np.argsort(labels_n, kind="stable")
-    sorted_n = labels_n[by_class_n]
-    place_n[by_class_n] = np.arange(len(labels_n)) - np.searchsorted(sorted_n, sorted_n)
-    return place_n
 
 
 def _load_digits(name: str, torchvision_class: str, split: str, data_dir: Path | None) -> Arrays:

@@ -5,6 +5,7 @@ Caches, targets, dynamics and scores are such files; what they were made from st
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import numpy as np
 
 from toolkit.core.errors import FailureError
 from toolkit.core.hashing import fingerprint
+from toolkit.core.records import record_of
 from toolkit.formats.appending import DAMAGE
 
 BLOCK_ROWS = 8192
@@ -122,6 +124,14 @@ def opened(path: Path, made_by: str, kind: str, checked: Callable[[h5py.File], R
         except (*DAMAGE, FailureError) as error:
             raise FailureError(f"{path}: not {kind} of this version ({reason(error)}). Run: {made_by}") from error
         yield file, record
+
+
+def record_in(file: h5py.File, schema: str, cls: type[R]) -> R:
+    """The file's record. Raises ValueError when it is not there, or not of this schema."""
+    found = file.attrs.get("schema", "none")
+    if not isinstance(found, str) or found != schema:
+        raise ValueError(f"expected schema '{schema}', found {found}")
+    return record_of(cls, json.loads(str(file.attrs.get("record", ""))))
 
 
 def check_shapes(file: h5py.File, shapes: dict[str, tuple[int, ...]]) -> None:

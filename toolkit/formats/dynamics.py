@@ -12,7 +12,6 @@ Shapes: n rows, c classes, d features.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +21,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from toolkit.core.records import record_of
-from toolkit.formats.blocks import BlockReader, check_shapes, opened
+from toolkit.formats.blocks import BlockReader, check_shapes, opened, record_in
 
 DYNAMICS_SCHEMA = "kdtool dynamics 1"
 
@@ -118,10 +116,7 @@ def dynamics_command(record: DynamicsRecord) -> str:
 
 def _checked_record(file: h5py.File) -> DynamicsRecord:
     """Raises ValueError when it is not there, not of this schema, or does not describe the datasets in the file."""
-    schema = file.attrs.get("schema", "none")
-    if not isinstance(schema, str) or schema != DYNAMICS_SCHEMA:
-        raise ValueError(f"expected schema '{DYNAMICS_SCHEMA}', found {schema}")
-    record = record_of(DynamicsRecord, json.loads(str(file.attrs.get("record", ""))))
+    record = record_in(file, DYNAMICS_SCHEMA, DynamicsRecord)
     rows = len(file["rows"]) if "rows" in file else -1
     shapes: dict[str, tuple[int, ...]] = {"rows": (rows,), "labels": (rows,)}
     for index in range(len(record.seeds)):

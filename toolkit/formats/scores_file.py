@@ -11,7 +11,6 @@ Such a file is always written whole. Shapes: n rows.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,9 +21,8 @@ import h5py
 import numpy as np
 
 from toolkit.core.errors import FailureError, UsageError, unknown_name
-from toolkit.core.records import record_of
 from toolkit.formats.appending import DAMAGE
-from toolkit.formats.blocks import BlockReader, check_shapes, opened
+from toolkit.formats.blocks import BlockReader, check_shapes, opened, record_in
 from toolkit.formats.cache_writing import new_blocks
 
 SCORES_SCHEMA = "kdtool scores 1"
@@ -159,10 +157,7 @@ def reduced(path: Path, out: Path, names: tuple[str, ...] = ()) -> None:
 
 def _checked_record(file: h5py.File) -> ScoresRecord:
     """Raises ValueError when it is not there, not of this schema, or does not describe the datasets in the file."""
-    schema = file.attrs.get("schema", "none")
-    if not isinstance(schema, str) or schema != SCORES_SCHEMA:
-        raise ValueError(f"expected schema '{SCORES_SCHEMA}', found {schema}")
-    record = record_of(ScoresRecord, json.loads(str(file.attrs.get("record", ""))))
+    record = record_in(file, SCORES_SCHEMA, ScoresRecord)
     rows = len(file["rows"]) if "rows" in file else -1
     check_shapes(file, dict.fromkeys(["rows", "labels", *(f"scores/{one}" for one in file.get("scores", {}))], (rows,)))
     return record

@@ -183,13 +183,10 @@ def _recorded(dynamics: DynamicsReader, name: str, of: str, epochs: int, number:
 
 def _of_snapshot(dynamics: DynamicsReader, family: str, epoch: int, tick: Callable[[int], None]) -> np.ndarray:
     """Block by block: the logits of many classes are as large as a cache's."""
-    score, labels_n, found = DYNAMICS[family], dynamics.labels_n, []
+    score, found = DYNAMICS[family], []
     places = [f"seeds/{seed}/snapshots/{epoch}" for seed in range(len(dynamics.record.seeds))]
-    start = 0
-    for number, _ in enumerate(dynamics.blocks("labels")):
+    for number, labels_b in enumerate(dynamics.blocks("labels")):
         arrays = [[dynamics.block(f"{place}/{need}", number) for place in places] for need in score.needs]
-        rows = len(arrays[0][0])
-        found.append(score.compute(*arrays, labels_n[start : start + rows]))
-        start += rows
-        tick(rows)
+        found.append(score.compute(*arrays, labels_b))
+        tick(len(labels_b))
     return np.concatenate([np.empty(0), *found])

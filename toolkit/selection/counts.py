@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from toolkit.core.places import place_in_class
+
 
 def least_counts(labels_n: np.ndarray, min_per_class: int) -> dict[int, int]:
     """What every class keeps at least: `min_per_class` rows, or all it has."""
@@ -44,7 +46,7 @@ def nested_counts(labels_n: np.ndarray, keep: int, min_per_class: int = 1) -> di
     """
     labels, sizes = np.unique(labels_n, return_counts=True)
     class_n = np.repeat(np.arange(len(labels)), sizes)
-    k_n = np.arange(len(class_n)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + 1
+    k_n = place_in_class(class_n) + 1
     # one division of integers, rounded once: equal ratios stay equal, and others apart below 2²⁶ rows
     ratio_n = np.where(k_n <= min_per_class, np.inf, sizes[class_n] / (2 * k_n - 1))
     seats_m = class_n[np.lexsort((class_n, -ratio_n))[:keep]]

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from toolkit.core.places import place_in_class
 from toolkit.selection.pool import How, Picked, Pool
 
 STRATA = 50  # as in the paper
@@ -55,7 +56,7 @@ def stratified(pool: Pool, keep: int, rng: np.random.Generator, how: How) -> Pic
     assert pool.scores_n is not None
     rest_r, removed = without_hardest(pool, rng, how)
     stratum_r = _strata(pool.scores_n[rest_r])
-    by_turn_r = np.lexsort((rng.permutation(STRATA)[stratum_r], _place_within(stratum_r)))
+    by_turn_r = np.lexsort((rng.permutation(STRATA)[stratum_r], place_in_class(stratum_r)))
     how.tick(keep)
     return Picked(np.concatenate([rest_r[by_turn_r], removed])[:keep])
 
@@ -74,12 +75,3 @@ def _strata(scores_r: np.ndarray) -> np.ndarray:
     if low == high:
         return np.zeros(len(scores_r), np.int64)
     return np.minimum((scores_r - low) / (high - low) * STRATA, STRATA - 1).astype(np.int64)
-
-
-def _place_within(stratum_r: np.ndarray) -> np.ndarray:
-    """How many rows of the same stratum come before each: (r,) int64."""
-    order_r = np.argsort(stratum_r, kind="stable")
-    sizes = np.bincount(stratum_r)
-    place_r = np.empty(len(stratum_r), np.int64)
-    place_r[order_r] = np.arange(len(stratum_r)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return place_r
