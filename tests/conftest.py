@@ -27,6 +27,15 @@ def made(*words: Any) -> dict[str, Any]:
     return json.loads(result.stdout.splitlines()[-1])
 
 
+def refused(result: Result, code: int, *words: str) -> None:
+    """The command ended with this code, and one line on stderr that holds these words."""
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    for word in words:
+        assert word in result.stderr
+
+
 def start_kdtool(*words: Any) -> subprocess.Popen[str]:
     """The command line in a process of its own, for tests that kill it."""
     code = "from toolkit.cli import main; main()"

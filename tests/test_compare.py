@@ -12,11 +12,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from click.testing import Result
 from PIL import Image
 from scipy.stats import spearmanr
 
-from tests.conftest import kdtool, made
+from tests.conftest import kdtool, made, refused
 from toolkit.cli import seeing
 from toolkit.formats.bundle import open_bundle
 from toolkit.formats.cache import open_cache
@@ -197,14 +196,6 @@ def test_a_constant_score_is_null_in_json(work: Path, tmp_path: Path):
     assert result["spearman"] == [[1.0, None], [None, None]]
     assert not any(isinstance(x, float) and math.isnan(x) for row in result["spearman"] for x in row)
     assert "NaN" not in json.dumps(result)
-
-
-def refused(result: Result, code: int, *words: str) -> None:
-    assert result.exit_code == code, result.output
-    assert result.stdout == ""
-    assert len(result.stderr.splitlines()) == 1
-    for word in words:
-        assert word in result.stderr
 
 
 @pytest.mark.parametrize(

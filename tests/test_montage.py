@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import Result
 from PIL import Image, ImageFont
 
-from tests.conftest import kdtool, made
+from tests.conftest import kdtool, made, refused
 from toolkit.data.pack import first_of_each_class
 from toolkit.formats.bundle import open_bundle
 from toolkit.formats.dataset import PackedData, open_packed
@@ -154,14 +153,6 @@ def test_slot_numbers_never_run_into_each_other(slots: int, width: int):
 )
 def test_a_name_the_font_lacks_becomes_its_number(name: str, label: str):
     assert class_label(["zero", name], 1) == label
-
-
-def refused(result: Result, code: int, *words: str) -> None:
-    assert result.exit_code == code, result.output
-    assert result.stdout == ""
-    assert len(result.stderr.splitlines()) == 1
-    for word in words:
-        assert word in result.stderr
 
 
 @pytest.mark.parametrize(

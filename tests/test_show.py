@@ -9,10 +9,9 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from click.testing import Result
 from PIL import Image
 
-from tests.conftest import kdtool, made
+from tests.conftest import kdtool, made, refused
 from toolkit.core.hashing import rng_for
 from toolkit.formats.bundle import open_bundle
 from toolkit.formats.cache import open_cache
@@ -219,14 +218,6 @@ def test_a_subset_sets_kept_against_dropped(work: Path, tmp_path: Path):
     assert shown(work, "--out", tmp_path / "x", "--count", 1, "--subset", "hard")["kept"] == 144
     plain = shown(work, "--out", tmp_path / "y", "--count", 1)
     assert Path(plain["files"][-1]).read_bytes() != (tmp_path / "x" / "histogram.png").read_bytes()
-
-
-def refused(result: Result, code: int, *words: str) -> None:
-    assert result.exit_code == code, result.output
-    assert result.stdout == ""
-    assert len(result.stderr.splitlines()) == 1
-    for word in words:
-        assert word in result.stderr
 
 
 @pytest.mark.parametrize(
