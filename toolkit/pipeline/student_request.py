@@ -1,0 +1,134 @@
+"""What distill and sweep are asked for: a bundle, its targets, and every setting resolved. Shapes: m rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolkit.core.errors import UsageError
+from toolkit.core.hashing import checked_seed
+from toolkit.core.recipes import Recipe, resolve_recipe
+from toolkit.distill.losses import tail_weights
+from toolkit.distill.settings import DistillSettings
+from toolkit.formats.bundle import Bundle, open_bundle
+from toolkit.formats.encodings import TopLogits
+from toolkit.formats.workspace import Workspace
+from toolkit.pipeline.knowledge import Knowledge, load_knowledge
+from toolkit.pipeline.run_folder import compiled_settings, trained_name
+from toolkit.pipeline.runtime import Compute
+from toolkit.selection.methods import METHODS
+
+
+@dataclass(frozen=True)
+class StudentRequest:
+    """One student: `settings` are everything that decides its weights, resolved, which run.json records and a resumed
+    run must share; `name` is the run's default name."""
+
+    bundle: Bundle
+    knowledge: Knowledge | None
+    weights_m: np.ndarray | None
+    asked: DistillSettings
+    recipe: Recipe
+    steps: int
+    settings: dict[str, Any]
+    name: str
+
+
+def open_student_request(
+    workspace: Workspace,
+    compute: Compute,
+    subset: str | None = None,
+    teacher: str | None = None,
+    arch: str = "resnet8",
+    width: int = 16,
+    recipe: str = "fast",
+    epochs: int | None = None,
+    iterations: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    alpha: float = 1.0,
+    temperature: float = 4.0,
+    match: str = "exact",
+    views: int | None = None,
+    weights: bool = False,
+    seed: int = 0,
+    compiled: bool = False,
+    open_bundle: Callable[[Path], Bundle] = open_bundle,
+    load_knowledge: Callable[[Bundle, str | None, str, int | None], Knowledge] = load_knowledge,
+) -> StudentRequest:
+    """Checks all that was asked, then finds the bundle (default: the newest) and its targets. Writes nothing.
+
+    `iterations`, instead of `epochs`, ends the run after that many steps; `views` uses only the first few slots;
+    `weights` counts each row as the method of selection says. Who resolves many students passes an `open_bundle` and
+    a `load_knowledge` that remember. Raises UsageError or FailureError.
+    """
+    asked = DistillSettings(alpha, temperature, match, iterations)
+    settled = resolve_recipe(recipe, epochs, batch_size, lr)
+    checked_seed(seed)
+    if epochs is not None and iterations is not None:
+        raise UsageError(f"--epochs {epochs} and --iterations {iterations} both say how long: give one of them")
+    bundle = open_bundle(workspace.subset(subset) if subset is not None else workspace.newest_subset())
+    weights_m = _weights(bundle, teacher) if weights else None
+    batches_per_epoch = -(-bundle.record.rows // settled.batch_size)
+    steps = iterations or settled.epochs * batches_per_epoch
+    settled = replace(settled, epochs=-(-steps // batches_per_epoch))
+    knowledge = None if alpha == 0 else load_knowledge(bundle, teacher, match, views)
+    if knowledge and isinstance(knowledge.targets.encoding, TopLogits):
+        tail_weights(temperature)  # refuses a temperature that the rest's log-sum-exps do not reach
+    settings = {
+        "subset": bundle.record.name,
+        "rows_fingerprint": bundle.record.rows_fingerprint,
+        "data_fingerprint": bundle.data.train_fingerprint,
+        "teacher": knowledge.record.teacher if knowledge else None,
+        "teacher_fingerprint": knowledge.record.teacher_fingerprint if knowledge else None,
+        "targets_fingerprint": knowledge.fingerprint if knowledge else None,
+        "arch": arch,
+        "width": width,
+        "alpha": asked.alpha,
+        "temperature": asked.temperature,
+        "match": knowledge.targets.match if knowledge else None,
+        "views": knowledge.targets.slots if knowledge else None,
+        "iterations": steps,
+        "seed": seed,
+        "precision": compute.precision,
+        "device": compute.device.type,
+        "recipe": recipe,
+        **asdict(settled),
+        "milestones": list(settled.milestones),
+        **compiled_settings(compiled),
+        # only where asked for: the runs of earlier versions have no such setting
+        **({"weights": bundle.record.weights_fingerprint} if weights else {}),
+    }
+    name = _default_name(settings, iterations)
+    return StudentRequest(bundle, knowledge, weights_m, asked, settled, steps, settings, name)
+
+
+def _default_name(settings: dict[str, Any], iterations: int | None) -> str:
+    wide = "" if settings["width"] == 16 else f"-w{settings['width']}"
+    length = f"i{iterations}" if iterations else f"e{settings['epochs']}"
+    taught = "no-kd"
+    if settings["teacher"] is not None:
+        taught = (
+            f"{settings['teacher']}-a{settings['alpha']:g}-t{settings['temperature']:g}"
+            f"-{settings['match']}{settings['views']}"
+        )
+    arch, trained = settings["arch"].replace(":", "-"), trained_name(settings)
+    weighted = "-weighted" if "weights" in settings else ""
+    return f"{settings['subset']}-{arch}{wide}-{taught}{trained}{weighted}-{length}-s{settings['seed']}"
+
+
+def _weights(bundle: Bundle, teacher: str | None) -> np.ndarray:
+    """The subset's weights. Raises UsageError where it has none, naming the methods that give them."""
+    if bundle.weights_m is None:
+        weighing = [name for name, method in METHODS.items() if method.weighted]
+        known = [bundle.record.chosen_by, teacher, *bundle.teachers()]  # whose features and logits may be had
+        command = bundle.record.like(weighing[0], next(filter(None, known), None))
+        raise UsageError(
+            f"--weights: subset {bundle.record.name} (by {bundle.record.method}) holds none. Leave it out, or use a "
+            f"subset of a method that gives them ({', '.join(weighing)}). Run: {command}"
+        )
+    return bundle.weights_m
