@@ -221,6 +221,6 @@ class Slices:
             yield from self.source.batches(epoch)
             epoch += 1
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        for _ in range(self.batches_per_epoch):
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        for _ in range(start, self.batches_per_epoch):
             yield next(self._endless)

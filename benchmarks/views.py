@@ -134,8 +134,8 @@ class LiveSource:
     def __len__(self) -> int:
         return len(self.source)
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        for batch in self.source.batches(epoch):
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        for batch in self.source.batches(epoch, start):
             with torch.no_grad(), autocast(self._compute.device, self._compute.precision):
                 _, logits_bc = self._read(batch.images_bchw)
             yield batch._replace(logits_bc=logits_bc)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import dynamics, gpu, methods, selection, selection_scale, students
+from benchmarks import dynamics, gpu, methods, selection, selection_scale, students, sweep
 from benchmarks.child import Measured, measured
 from benchmarks.live import EQUAL, KDTOOL, kd_loss, live_loop, report, usual_transforms
 from benchmarks.live_run import test_top1 as accuracy_of
@@ -333,3 +333,10 @@ def test_recorded_and_plain_epochs_train_the_same_images(tmp_path: Path):
     contest = dynamics.contest(tmp_path, "digits", 100, "resnet8", 2)
     assert set(contest.rates) == {"plain", "recorded"}
     assert len(list((tmp_path / "parts").glob("*.npz"))) == 3  # a warm-up and two rounds
+
+
+@pytest.mark.long
+def test_a_sweep_and_one_after_another_train_the_same_students(tmp_path: Path):
+    contest = sweep.contest(tmp_path, sweep.students("digits", 0.1, 1, cells=4), 1)
+    assert set(contest.rates) == {sweep.TOGETHER, sweep.APART}
+    assert len(list(tmp_path.glob("runs/*/student.pt"))) == 4

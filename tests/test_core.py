@@ -19,6 +19,7 @@ from toolkit.core.files import need_space, read_json, whole_file, whole_folder, 
 from toolkit.core.hashing import fingerprint, mix, rng_for
 from toolkit.core.locks import only_writer
 from toolkit.core.recipes import RECIPES, SCHEDULES, Recipe, lr_at, resolve_recipe
+from toolkit.distill.losses import LOSSES
 from toolkit.distill.settings import DistillSettings
 
 
@@ -325,12 +326,22 @@ def test_recipes_are_frozen():
 # a distillation's settings
 
 GOOD = {"alpha": 0.5, "temperature": 4.0, "match": "exact", "iterations": None}
+ALSO_GOOD = [
+    {},
+    {"match": "mean"},
+    {"iterations": 1},
+    *({"alpha": alpha} for alpha in (0, 1)),
+    *({"alpha": word} for word in ("auto", "search")),
+    *({"loss": loss} for loss in LOSSES),
+    {"beta": 0.0, "loss": "dkd"},
+    {"temperature": None, "loss": "mse"},
+]
 
 
-@pytest.mark.parametrize("good", [{}, {"alpha": 0}, {"alpha": 1}, {"match": "mean"}, {"iterations": 1}], ids=str)
+@pytest.mark.parametrize("good", ALSO_GOOD, ids=str)
 def test_settings_take_good_values(good):
     settings = DistillSettings(**GOOD | good)
-    assert vars(settings) == GOOD | good
+    assert vars(settings) == {"loss": "kd", "beta": None} | GOOD | good
 
 
 @pytest.mark.parametrize(
@@ -338,7 +349,11 @@ def test_settings_take_good_values(good):
     [
         *({"alpha": alpha} for alpha in (-0.01, 1.01, math.nan, math.inf)),
         *({"temperature": temperature} for temperature in (0, -1, math.nan, math.inf)),
+        *({"alpha": word} for word in ("best", "0.5", "")),
         {"match": "exactly"},
+        {"loss": "kl"},
+        *({"beta": beta, "loss": "dkd"} for beta in (-0.1, math.nan, math.inf)),
+        *({"beta": 2.0, "loss": loss} for loss in LOSSES if LOSSES[loss].beta is None),
         {"iterations": 0},
     ],
     ids=str,

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import toolkit
 from tests.conftest import made
 from tests.test_laws import (
     Draw,
@@ -335,3 +336,17 @@ def check_stored(path: Path, said_vnc: np.ndarray, encoding: str) -> None:
     with h5py.File(path) as file:
         for slot, said_nc in enumerate(said_vnc):
             STORES[encoding](file[f"slots/{slot}"], said_nc[file["rows"][()]])
+
+
+def test_slot_images_are_the_crops_that_the_teacher_is_shown(crops: Path):
+    """For networks of one's own: the same pixels as the caching pass, of the data and of a subset, in row order."""
+    data = digits_of(crops)
+    reader = ViewReader(data.split("train"), data.record.plan, 50, CPU)
+    expected = torch.cat(list(reader.slot(np.arange(COUNTS["train"]), 3))).numpy()
+    shown = list(toolkit.slot_images(data.folder, 3, batch_size=64))
+    assert np.array_equal(np.concatenate([images for images, _ in shown]), expected)
+    assert np.array_equal(np.concatenate([rows for _, rows in shown]), np.arange(COUNTS["train"]))
+    subset = made("build-subset", "-w", crops, "--dataset", "digits", "--frac", "0.2", "--name", "shown")
+    part = list(toolkit.slot_images(subset["path"], 3))
+    rows = np.concatenate([rows for _, rows in part])
+    assert len(rows) == 80 and np.array_equal(np.concatenate([images for images, _ in part]), expected[rows])

@@ -9,7 +9,7 @@ import scipy.special
 import torch
 
 from toolkit.core.errors import FailureError, UsageError
-from toolkit.distill.losses import tail_log_sum_exp, tail_weights
+from toolkit.distill.top_k import tail_log_sum_exp, tail_weights
 from toolkit.formats.encodings import TAIL_TEMPERATURES, Encoding, FullLogits, TopLogits
 from toolkit.training.targets import Targets, TopK
 

@@ -18,7 +18,7 @@ import torchvision.transforms.functional as TF
 
 import toolkit.formats.blocks
 import toolkit.formats.cache_writing
-import toolkit.pipeline.cache_join
+import toolkit.pipeline.cache_content
 import toolkit.teacher.caching
 from tests.conftest import made
 from toolkit.core.recipes import RECIPES, lr_at
@@ -240,7 +240,7 @@ def test_law_7_subsets_have_exactly_the_rows_asked_for_and_every_class(
 def test_laws_hold_across_many_parts_and_blocks(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Digits fit one part of 8,192 rows; with parts of 100 the cache, its scores and its targets must be the same."""
     formats = (toolkit.formats.blocks, toolkit.formats.cache_writing)
-    for module in (*formats, toolkit.teacher.caching, toolkit.pipeline.cache_join):
+    for module in (*formats, toolkit.teacher.caching, toolkit.pipeline.cache_content):
         monkeypatch.setattr(module, "BLOCK_ROWS", 100)
     shutil.copytree(digits / "data", tmp_path / "data")
     common = ["-w", tmp_path, "--dataset", "digits"]

@@ -1,15 +1,25 @@
 """Distillation losses against the formulas they are named after."""
 
+import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 import scipy.special
+import scipy.stats
 import torch
 import torch.nn.functional as F
 
+import toolkit
+from tests.conftest import kdtool, made, refused
+from tests.test_step import never_waits
 from toolkit.core.errors import UsageError
-from toolkit.distill.losses import distillation_loss, soft_target_loss
+from toolkit.distill.decoupled import dkd_loss
+from toolkit.distill.losses import LOSSES, distillation_loss
+from toolkit.distill.plain import mse_loss, pseudo_label_loss
+from toolkit.distill.relational import dist_loss
+from toolkit.distill.soft_targets import soft_target_loss, standardised_loss
 from toolkit.formats.encodings import TAIL_TEMPERATURES, Encoding
 from toolkit.training.showing import Batch
 from toolkit.training.targets import TopK
@@ -21,9 +31,9 @@ def logits(seed, rows=6, classes=10):
     return 3 * torch.randn(rows, classes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def batch_of(labels_b=None, logits_bc=None):
+def batch_of(labels_b=None, logits_bc=None, weights_b=None):
     nothing = torch.empty(0)
-    return Batch(nothing, nothing if labels_b is None else labels_b, nothing, logits_bc)
+    return Batch(nothing, nothing if labels_b is None else labels_b, nothing, logits_bc, weights_b)
 
 
 def soft_by_hand(student_bc, teacher_bc, temperature):
@@ -250,3 +260,295 @@ def test_distillation_takes_top_k_targets_as_a_batch_gives_them(alpha):
     soft = top_by_hand(student_bc, teacher_bc, 3, 4.0)
     expected = (1 - alpha) * F.cross_entropy(student_bc, labels_b).item() + alpha * soft
     assert math.isclose(loss.item(), expected, rel_tol=0.01)
+
+
+# the other losses, each against its paper's formula written out row by row in numpy
+
+LABELS = torch.tensor([1, 2, 3, 4, 5, 6])
+
+
+def kl_by_hand(p, q):
+    return float((p * (np.log(p) - np.log(q))).sum())
+
+
+def dkd_by_hand(student_bc, teacher_bc, temperature, beta):
+    """Of each row τ²·(KL over label and others + β·KL over the others, made to sum to 1): Zhao et al. 2022."""
+    losses = []
+    for student_c, teacher_c, label in zip(student_bc.numpy(), teacher_bc.numpy(), LABELS.tolist(), strict=True):
+        p, q = (scipy.special.softmax(x / temperature) for x in (teacher_c, student_c))
+        target = kl_by_hand(*(np.array([x[label], 1 - x[label]]) for x in (p, q)))
+        rest = kl_by_hand(*(np.delete(x, label) / np.delete(x, label).sum() for x in (p, q)))
+        losses.append(temperature**2 * (target + beta * rest))
+    return np.array(losses)
+
+
+def dist_by_hand(student_bc, teacher_bc, temperature, beta):
+    """τ²·(1 − mean correlation of rows + β·(1 − mean correlation of classes)): Huang et al. 2022."""
+    p, q = (scipy.special.softmax(x.numpy() / temperature, axis=1) for x in (teacher_bc, student_bc))
+    inter, intra = (
+        np.mean([1 - scipy.stats.pearsonr(*pair)[0] for pair in zip(*both, strict=True)])
+        for both in ((p, q), (p.T, q.T))
+    )
+    return temperature**2 * (inter + beta * intra)
+
+
+def standardised_by_hand(student_bc, teacher_bc, temperature):
+    """Of each row τ²·KL of z-scores, the deviation with c − 1 below: Sun et al. 2024, as in their code."""
+    z = [scipy.stats.zscore(x.numpy(), axis=1, ddof=1) / temperature for x in (teacher_bc, student_bc)]
+    rows = zip(*(scipy.special.softmax(x, axis=1) for x in z), strict=True)
+    return np.array([temperature**2 * kl_by_hand(p, q) for p, q in rows])
+
+
+def hard_by_hand(student_bc, teacher_bc):
+    pairs = zip(student_bc.numpy(), teacher_bc.numpy(), strict=True)
+    return np.array([-scipy.special.log_softmax(student_c)[np.argmax(teacher_c)] for student_c, teacher_c in pairs])
+
+
+def near(loss, expected):
+    assert math.isclose(loss.item(), expected, rel_tol=1e-9)
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("beta", [0.0, 1.0, 8.0])
+def test_dkd_is_the_formula(temperature, beta):
+    expected = dkd_by_hand(logits(0), logits(1), temperature, beta).mean()
+    near(dkd_loss(logits(0), logits(1), LABELS, temperature, beta), expected)
+
+
+def test_dkd_with_each_rows_own_beta_is_kd():
+    """Zhao et al. 2022: KD = TCKD + (1 − p(label))·NCKD."""
+    for row in range(6):
+        student_1c, teacher_1c, label_1 = logits(0)[row : row + 1], logits(1)[row : row + 1], LABELS[row : row + 1]
+        beta = 1 - (teacher_1c / 4.0).softmax(dim=1)[0, label_1].item()
+        torch.testing.assert_close(
+            dkd_loss(student_1c, teacher_1c, label_1, 4.0, beta), soft_target_loss(student_1c, teacher_1c, 4.0)
+        )
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("beta", [0.0, 1.0, 2.0])
+def test_dist_is_the_formula(temperature, beta):
+    expected = dist_by_hand(logits(0), logits(1), temperature, beta)
+    near(dist_loss(logits(0), logits(1), temperature, beta), expected)
+
+
+def test_dist_of_one_row_compares_its_classes_alone():
+    row, other = logits(0, rows=1), logits(1, rows=1)
+    p, q = (scipy.special.softmax(x.numpy()[0] / 4) for x in (row, other))
+    near(dist_loss(row, other, 4.0, beta=3.0), 16 * (1 - scipy.stats.pearsonr(p, q)[0]))
+
+
+def test_dist_sees_a_class_that_no_row_finds_likely():
+    """Correlations do not change with scale: e⁻³⁰⁰ is no number of float32."""
+    student_bc, teacher_bc = logits(0), logits(1)
+    unlikely = torch.zeros(10, dtype=torch.float64)
+    unlikely[3] = -300
+    exact = dist_loss(student_bc + unlikely, teacher_bc + unlikely, 1.0)
+    single = dist_loss((student_bc + unlikely).float(), (teacher_bc + unlikely).float(), 1.0)
+    torch.testing.assert_close(single.double(), exact, rtol=1e-4, atol=0)
+    assert abs(exact - dist_loss(student_bc, teacher_bc, 1.0)) < 0.2
+
+
+def test_a_class_whose_probabilities_are_all_the_same_pulls_nowhere_and_counts_as_uncorrelated():
+    student_bc = torch.tensor([[0.0, 0.0, 0.0]] * 4, requires_grad=True)
+    loss = dist_loss(student_bc, logits(1, 4, 3).float(), 4.0)
+    loss.backward()
+    assert loss.item() == 32 and (student_bc.grad == 0).all()
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_kd_std_is_the_formula(temperature):
+    expected = standardised_by_hand(logits(0), logits(1), temperature).mean()
+    near(standardised_loss(logits(0), logits(1), temperature), expected)
+
+
+def test_kd_std_does_not_see_scale_and_shift():
+    loss = standardised_loss(logits(0), logits(1), 2.0)
+    torch.testing.assert_close(standardised_loss(5 * logits(0) + 3, 0.1 * logits(1) - 2, 2.0), loss)
+
+
+def test_mse_is_the_formula_and_what_kd_becomes_at_high_temperature():
+    """Twice KD's limit, half of the variance of the difference, and the square of its mean."""
+    difference_bc = (logits(0) - logits(1)).numpy()
+    near(mse_loss(logits(0), logits(1)), (difference_bc**2).mean(axis=1).mean())
+    limit = soft_target_loss(logits(0), logits(1), 1e5).item()
+    expected = 2 * limit + (difference_bc.mean(axis=1) ** 2).mean()
+    assert math.isclose(mse_loss(logits(0), logits(1)).item(), expected, rel_tol=1e-3)
+
+
+def test_hard_is_the_formula_and_what_kds_targets_become_at_low_temperature():
+    near(pseudo_label_loss(logits(0), logits(1)), hard_by_hand(logits(0), logits(1)).mean())
+    probabilities_bc = (logits(1) / 1e-3).softmax(dim=1)
+    torch.testing.assert_close(pseudo_label_loss(logits(0), logits(1)), F.cross_entropy(logits(0), probabilities_bc))
+
+
+# all of them
+
+
+def taught_by(name, alpha=1.0, temperature=4.0, **more):
+    return distillation_loss(alpha, temperature, name, **more)
+
+
+BY_HAND = {
+    "kd": lambda s, t: [soft_by_hand(s[b : b + 1], t[b : b + 1], 4.0) for b in range(len(s))],
+    "dkd": lambda s, t: dkd_by_hand(s, t, 4.0, 8.0),
+    "kd-std": lambda s, t: standardised_by_hand(s, t, 4.0),
+    "mse": lambda s, t: ((s - t) ** 2).mean(dim=1).numpy(),
+    "hard": hard_by_hand,
+}
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1.0])
+@pytest.mark.parametrize("name", [name for name, kind in LOSSES.items() if kind.weights])
+def test_weights_count_each_row_as_often(name, alpha):
+    """Σ w_i·((1 − α)·CE_i + α·l_i) / b, with the loss's own beta."""
+    weights_b, student_bc = np.array([0.0, 0.5, 1.0, 2.5, 1.5, 0.5]), logits(0)
+    hard_b = -scipy.special.log_softmax(student_bc.numpy(), axis=1)[np.arange(6), LABELS.numpy()]
+    each_b = (1 - alpha) * hard_b + alpha * np.array(BY_HAND[name](student_bc, logits(1)))
+    for weights, expected in ((None, each_b.mean()), (torch.from_numpy(weights_b), (weights_b * each_b).mean())):
+        near(taught_by(name, alpha)(student_bc, batch_of(LABELS, logits(1), weights)), expected)
+
+
+def test_weights_are_refused_by_a_loss_that_is_no_mean_over_rows():
+    without = [name for name, kind in LOSSES.items() if not kind.weights]
+    assert without == ["dist"] == [name for name, kind in LOSSES.items() if not kind.rows_apart]
+    near(taught_by("dist")(logits(0), batch_of(LABELS, logits(1))), dist_by_hand(logits(0), logits(1), 4.0, 1.0))
+    with pytest.raises(UsageError, match="--weights: --loss dist compares the rows"):
+        taught_by("dist")(logits(0), batch_of(LABELS, logits(1), torch.ones(6)))
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+@pytest.mark.parametrize("alpha", [0.3, 1.0])
+def test_every_losss_gradient_is_its_own(name, alpha):
+    batch = batch_of(torch.tensor([0, 3, 1]), logits(1, rows=3, classes=4))
+    loss = taught_by(name, alpha)
+    assert torch.autograd.gradcheck(lambda s: loss(s, batch), logits(0, rows=3, classes=4).requires_grad_())
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+@pytest.mark.parametrize("temperature", [0.5, 4.0, 1e3])
+def test_every_loss_and_gradient_is_finite_at_extreme_logits(name, temperature):
+    rows = [[1e4, -1e4, 0.0, 0.0], [0.0] * 4, [7.0] * 4, [-1e4] * 4, [1e4, 1e4, -1e4, -1e4], [1e-6, 0.0, 0.0, 0.0]]
+    student_bc = torch.tensor([row for row in rows for _ in rows], requires_grad=True)
+    teacher_bc = torch.tensor([row for _ in rows for row in rows])
+    labels_b = torch.arange(len(student_bc)) % 4
+    loss = taught_by(name, temperature=temperature)(student_bc, batch_of(labels_b, teacher_bc))
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(student_bc.grad).all()
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+@pytest.mark.parametrize("temperature", [4.0, 100.0])
+def test_every_loss_and_gradient_in_float32_is_near_float64(name, temperature):
+    loss, found = taught_by(name, temperature=temperature), []
+    for dtype in (torch.float64, torch.float32):
+        student_bc = logits(0).to(dtype).requires_grad_()
+        value = loss(student_bc, batch_of(LABELS, logits(1).to(dtype)))
+        value.backward()
+        found.append((value.double(), student_bc.grad.double()))
+    (exact, gradient), (single, its) = found
+    torch.testing.assert_close(single, exact, rtol=2e-4, atol=0)
+    assert (its - gradient).norm() < 1e-3 * gradient.norm()
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_every_loss_of_lower_precision_is_computed_in_float32(name, dtype):
+    student_bc, batch = logits(0).to(dtype), batch_of(LABELS, logits(1).to(dtype))
+    assert torch.equal(taught_by(name)(student_bc, batch), taught_by(name)(student_bc.float(), batch))
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_no_loss_makes_the_host_wait(name):
+    student_bc, batch = logits(0).requires_grad_(), batch_of(LABELS, logits(1))
+    with never_waits():
+        taught_by(name, alpha=0.5)(student_bc, batch).backward()
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_top_k_targets_are_taken_by_the_losses_that_are_exact_on_them_and_refused_by_name(name):
+    batch = batch_of(LABELS, top(logits(1), 3))
+    if LOSSES[name].top_k:
+        assert torch.isfinite(taught_by(name)(logits(0), batch))
+    else:
+        with pytest.raises(UsageError, match=rf"--loss {name}: needs .* topk:3. Use --loss kd or hard, or run: kdtool"):
+            taught_by(name)(logits(0), batch)
+
+
+def test_hard_needs_no_more_than_the_largest_logit():
+    assert torch.equal(pseudo_label_loss(logits(0), top(logits(1), 1)), pseudo_label_loss(logits(0), logits(1)))
+
+
+@pytest.mark.parametrize("name", [name for name in toolkit.__all__ if name.endswith("loss")])
+def test_every_loss_is_public(name):
+    functions = [distillation_loss, *(kind.function for kind in LOSSES.values())]
+    assert getattr(toolkit, name) in functions and len(functions) == sum(n.endswith("loss") for n in toolkit.__all__)
+
+
+# on the command line
+
+
+@pytest.fixture(scope="module")
+def work(digits, tmp_path_factory):
+    """A copy of the digits workspace, with the top-k targets of a subset `few`."""
+    workspace = shutil.copytree(digits, tmp_path_factory.mktemp("losses") / "work")
+    common = ("-w", workspace, "--dataset", "digits")
+    made("build-subset", *common, "--frac", "0.2", "--name", "few")
+    made("cache-teacher", *common, "--subset", "few", "--views", "2", "--encoding", "topk:3", "--force")
+    return workspace
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_every_loss_trains_a_student(name, work):
+    """In 12 epochs far above chance, which is 10 %, and named after what decides it."""
+    run = made("distill", "-w", work, "--subset", "third", "--loss", name, "--epochs", "12")
+    assert run["top1"] > 70 and run["agreement"] > 70
+    tau = "-t4" if LOSSES[name].temperature else ""
+    assert f"digits-resnet8{'' if name == 'kd' else f'-{name}'}-a1{tau}-exact9-e12" in run["name"]
+    assert run["temperature"] == (4.0 if LOSSES[name].temperature else None)
+    found = {key: run[key] for key in ("loss", "beta") if key in run}
+    assert found == ({} if name == "kd" else {"loss": name, "beta": LOSSES[name].beta})
+
+
+def test_beta_is_a_setting_of_the_run(work):
+    words = ("distill", "-w", work, "--subset", "third", "--loss", "dkd", "--epochs", "1")
+    own, other = made(*words), made(*words, "--beta", "2")
+    assert "-dkd-b2-a1-" in other["name"] and "-dkd-a1-" in own["name"]
+    assert made(*words, "--beta", "8") == own
+    refused(kdtool(*words, "--beta", "3", "--name", own["name"]), 1, "beta 8.0 → 3.0")
+
+
+def test_without_the_teacher_neither_temperature_nor_loss_make_another_run(work):
+    words = ("distill", "-w", work, "--subset", "third", "--alpha", "0", "--epochs", "1")
+    first = made(*words)
+    assert "no-kd" in first["name"] and first["temperature"] is None
+    assert made(*words, "--temperature", "7") == made(*words, "--loss", "mse") == first
+    path = work / "runs" / first["name"] / "run.json"  # as kdtool 0.4.0 wrote it
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "settings": {**record["settings"], "temperature": 4.0}}))
+    assert made(*words) == first
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_top_k_targets_that_a_loss_is_not_exact_on_are_refused_before_any_training(name, work):
+    words = ("distill", "-w", work, "--subset", "few", "--loss", name, "--epochs", "1", "--name", f"few-{name}")
+    if LOSSES[name].top_k:
+        assert made(*words)["loss" if name != "kd" else "alpha"] in (name, 1.0)
+        return
+    refused(kdtool(*words), 2, f"--loss {name}", "topk:3", "cache-teacher --subset few", "--encoding int8", "--loss kd")
+    assert not (work / "runs" / f"few-{name}").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--loss", "dkdd"), "did you mean dkd?"),
+        (("--beta", "2"), "--beta 2 is dkd's and dist's: --loss kd has none"),
+        (("--loss", "hard", "--beta", "2"), "--loss hard has none"),
+        (("--loss", "dist", "--beta", "-1"), "--beta must be at least 0, got -1"),
+        (("--loss", "dist", "--weights"), "--weights: --loss dist compares the rows of a batch"),
+    ],
+    ids=str,
+)
+def test_what_a_loss_cannot_do_is_refused_in_one_line(words, said, work):
+    refused(kdtool("distill", "-w", work, "--subset", "third", *words), 2, said)

@@ -11,7 +11,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.models.resnet_cifar import BasicBlock
-from toolkit.models.zoo import CIFAR_RESNETS, FeatureReader, build_model, images_seen, last_linear, load_weights
+from toolkit.models.zoo import CIFAR_RESNETS, FeatureReader, build_model, head_of, images_seen, load_weights
 
 
 def images(count, size=8, seed=0):
@@ -165,16 +165,20 @@ def test_reading_leaves_no_hook_behind_even_after_an_error():
     assert not model.fc._forward_pre_hooks
 
 
-def test_a_network_without_a_linear_layer_has_no_features():
-    with pytest.raises(UsageError, match="SqueezeNet has no linear layer"):
-        last_linear(build_model("torchvision:squeezenet1_1", 10))
+def test_without_a_linear_layer_the_logits_stand_for_features():
+    model = build_model("torchvision:squeezenet1_1", 10).eval()
+    with torch.no_grad():
+        features_bd, logits_bc = FeatureReader(model)(images(2, 32))
+        assert torch.equal(logits_bc, model(images(2, 32)))
+    assert head_of(model) is None
+    assert features_bd is logits_bc
 
 
-def test_the_last_linear_layer_is_the_one_that_gives_the_logits():
-    classifier = build_model("torchvision:mobilenet_v3_small", 3).classifier
-    linears = [layer for layer in classifier if isinstance(layer, torch.nn.Linear)]
+def test_the_head_is_the_linear_layer_that_gives_the_logits():
+    model = build_model("torchvision:mobilenet_v3_small", 3).eval()
+    linears = [layer for layer in model.classifier if isinstance(layer, torch.nn.Linear)]
     assert len(linears) == 2
-    assert last_linear(classifier) is linears[1]
+    assert head_of(model, images(2, 32)) is linears[1]
     assert linears[1].out_features == 3
 
 

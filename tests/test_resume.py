@@ -4,6 +4,7 @@ one writes, and who reads sees the old or the new cache.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -25,9 +26,18 @@ import torch
 from tests.conftest import kdtool, made, start_kdtool
 from tests.test_bad_input import a_teacher, edited, fails, held, refused
 from tests.test_laws import digits_of, everything_in, same
+from toolkit.core.recipes import RECIPES
 from toolkit.formats.beton import open_beton
 from toolkit.formats.beton_writer import write_beton
+from toolkit.formats.bundle import open_bundle
 from toolkit.formats.checkpoint import load_checkpoint
+from toolkit.formats.workspace import Workspace
+from toolkit.pipeline.runtime import compute_on
+from toolkit.pipeline.sources import open_source
+from toolkit.pipeline.student import distill as run_student
+from toolkit.pipeline.teacher import train_teacher
+from toolkit.teacher.train import label_loss
+from toolkit.training.loop import Trainer
 
 PATIENCE_S = 300
 # Everything that decides a bit of the logits; in small batches, so that most of a run is work and not Python's start
@@ -92,6 +102,8 @@ STOPPING = """
 import os, signal
 import {module}
 from toolkit.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells let their background jobs ignore
 
 calls, act = 0, {module}.{function}
 
@@ -166,10 +178,9 @@ def same_students(ours: dict[str, object], theirs: dict[str, object]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in other)
 
 
-@pytest.mark.parametrize("alpha", [1.0, 0.0])
-def test_law_3_a_killed_run_resumes_to_the_same_weights(digits: Path, tmp_path: Path, alpha: float):
+def test_law_3_a_killed_run_resumes_to_the_same_weights(digits: Path, tmp_path: Path):
     shutil.copytree(digits, tmp_path, dirs_exist_ok=True)
-    words = ["distill", "-w", tmp_path, "--subset", "third", "--epochs", "30", "--alpha", alpha, "--threads", "1"]
+    words = ["distill", "-w", tmp_path, "--subset", "third", "--epochs", "30", "--threads", "1"]
     whole = made(*words, "--name", "whole")
     for epochs in (2, 17):
         metrics = tmp_path / "runs" / "killed" / "metrics.jsonl"
@@ -180,17 +191,232 @@ def test_law_3_a_killed_run_resumes_to_the_same_weights(digits: Path, tmp_path: 
     assert (resumed["top1"], resumed["agreement"]) == (whole["top1"], whole["agreement"])
 
 
+# Killed within an epoch: 432 rows are 5 batches of 100, so 3 epochs are 15 steps; saved after each of them, or nearly
+EVERY_STEP = 1e-9
+STUDENT: dict[str, Any] = {"subset": "third", "epochs": 3, "batch_size": 100, "threads": 1}
+STEPS_OF_A_STUDENT = 15
+TRAINING = ("distill", "--subset", "third", "--epochs", 3, "--batch-size", 100, "--threads", 1)
+
+
+class Killed(BaseException):
+    """As a SIGKILL leaves it: what is on the disk is whole files."""
+
+
+@contextmanager
+def killed_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A training inside makes so many steps, and dies before the next one."""
+    step, made_so_far = Trainer._step, 0
+
+    def counted(trainer: Trainer, batch: Any) -> Any:
+        nonlocal made_so_far
+        made_so_far += 1
+        if made_so_far > steps:
+            raise Killed
+        return step(trainer, batch)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Trainer, "_step", counted)
+        yield
+
+
+def untimed(path: Path) -> list[dict[str, object]]:
+    """The epochs in a metrics.jsonl, but for how long they took."""
+    epochs = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{key: value for key, value in epoch.items() if not key.endswith("_s")} for epoch in epochs]
+
+
+def same_runs(one: Path, other: Path) -> bool:
+    metrics = [untimed(folder / "metrics.jsonl") for folder in (one, other)]
+    return same_students({"path": one}, {"path": other}) and metrics[0] == metrics[1]
+
+
+@pytest.mark.parametrize(
+    ("source", "steps", "alpha"), [("resident", 1, 0.5), ("resident", 4, 0.0), ("stream", 2, 1.0), ("stream", 7, 0.5)]
+)
+def test_law_3_a_run_killed_within_its_epochs_ends_in_the_same_weights(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, steps: int, alpha: float
+):
+    """Again and again after so many steps: each of the run's steps is once the first of a process, or every so many."""
+    workspace = Workspace(Path(shutil.copytree(digits, tmp_path / "work")))
+    asked = {**STUDENT, "source": source, "checkpoint_minutes": EVERY_STEP, "alpha": alpha}
+    whole = Path(run_student(workspace, name="whole", **asked)["path"])
+    for _ in range((STEPS_OF_A_STUDENT - 1) // steps):
+        with killed_after(steps, monkeypatch):
+            run_student(workspace, name="killed", **asked)
+    resumed = Path(run_student(workspace, name="killed", **asked)["path"])
+    assert same_runs(resumed, whole) and len(untimed(resumed / "metrics.jsonl")) == 3
+
+
+TEACHER: dict[str, Any] = {
+    **{"dataset": "digits", "limit": 200, "arch": "resnet8", "width": 4, "batch_size": 64, "threads": 1},
+    **{"epochs": 3, "snapshots": "1,3", "precision": "float32"},
+}
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_law_3_a_teacher_killed_within_its_epochs_is_the_same_and_so_is_what_was_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+):
+    """An epoch is 4 steps; what was seen of half of one is kept with the state."""
+    workspace = Workspace(tmp_path)
+    whole = Path(train_teacher(workspace, name="whole", **TEACHER)["path"]).parent
+    for _ in range(11 // steps):
+        with killed_after(steps, monkeypatch):
+            train_teacher(workspace, name="killed", checkpoint_minutes=EVERY_STEP, **TEACHER)
+    killed = Path(train_teacher(workspace, name="killed", **TEACHER)["path"]).parent
+    assert untimed(killed / "metrics.jsonl") == untimed(whole / "metrics.jsonl")
+    one, other = (load_checkpoint(folder / "teacher.pt").weights for folder in (killed, whole))
+    assert all(torch.equal(one[name], other[name]) for name in other)
+    found, expected = (everything_in(folder / "dynamics.h5") for folder in (killed, whole))
+    assert found.keys() == expected.keys()
+    assert all(found[name].tobytes() == expected[name].tobytes() for name in expected)
+
+
+@pytest.mark.long
+def test_law_3_holds_within_the_epochs_of_a_compiled_student(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    workspace = Workspace(Path(shutil.copytree(digits, tmp_path / "work")))
+    asked = {**STUDENT, "compiled": True, "checkpoint_minutes": EVERY_STEP}
+    whole = Path(run_student(workspace, name="whole", **asked)["path"])
+    for steps in (3, 8):
+        with killed_after(steps, monkeypatch):
+            run_student(workspace, name="killed", **asked)
+    assert same_runs(Path(run_student(workspace, name="killed", **asked)["path"]), whole)
+
+
+@pytest.mark.long
+def test_law_3_sigkills_at_random_steps_of_a_teacher_leave_the_same_dynamics(tmp_path: Path):
+    """Ten kills on top of each other in 12 epochs of 4 steps."""
+    words = ["train-teacher", "--dataset", "digits", "--limit", 200, "--arch", "resnet8", "--width", 4, "--threads", 1]
+    words += ["--batch-size", 64, "--epochs", 12, "--snapshots", "2,5", "--checkpoint-minutes", EVERY_STEP]
+    words += ["-w", tmp_path, "--name"]
+    rng = np.random.default_rng(1)
+    for _ in range(10):
+        steps = int(rng.integers(1, 5))
+        killed_at(Moment("toolkit.training.loop", "Trainer._step", steps + 1), *words, "killed")
+    killed, whole = (Path(str(made(*words, name)["path"])).parent for name in ("killed", "whole"))
+    assert untimed(killed / "metrics.jsonl") == untimed(whole / "metrics.jsonl")
+    found, expected = (everything_in(folder / "dynamics.h5") for folder in (killed, whole))
+    assert all(found[name].tobytes() == expected[name].tobytes() for name in expected)
+
+
+def test_law_3_the_same_seed_gives_the_same_weights_and_another_does_not(digits: Path, tmp_path: Path):
+    workspace = Workspace(Path(shutil.copytree(digits, tmp_path / "work")))
+    one, again, other = (
+        Path(run_student(workspace, name=name, seed=seed, **STUDENT)["path"])
+        for name, seed in {"one": 3, "again": 3, "other": 4}.items()
+    )
+    assert same_runs(one, again) and not same_runs(one, other)
+
+
+def dropping(source: Any, elsewhere: int) -> Trainer:
+    """A network that draws by chance at each step; `elsewhere` is how torch's generator was left."""
+    torch.manual_seed(1)
+    dropout = torch.nn.Dropout(0.5)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 32), dropout, torch.nn.Linear(32, 10))
+    torch.manual_seed(elsewhere)
+    return Trainer(model, source, label_loss, RECIPES["fast"], 10, torch.device("cpu"), "float32", seed=2)
+
+
+def test_law_3_holds_for_a_network_that_draws_by_chance_and_torchs_generator_is_left_as_it_was(digits: Path):
+    bundle = open_bundle(digits / "subsets" / "third")
+    fed = open_source(bundle.images(), bundle.indices_m, bundle.data, 100, 0, compute_on("cpu", "float32", 1))
+    whole = dropping(fed, 3)
+    while not whole.finished:
+        before = torch.get_rng_state()
+        whole.run_epoch()
+        assert torch.equal(torch.get_rng_state(), before)
+    states: list[dict[str, Any]] = []
+    first = dropping(fed, 4)
+    with pytest.raises(Killed):
+        first.run_epoch(after_step=lambda: states.append(copy.deepcopy(first.state())) or stop_at(first, 3))
+    second = dropping(fed, 5)
+    second.load_state(states[-1])
+    assert second.step == 3
+    while not second.finished:
+        second.run_epoch()
+    weights = whole.model.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in second.model.state_dict().items())
+
+
+def stop_at(trainer: Trainer, step: int) -> None:
+    if trainer.step == step:
+        raise Killed
+
+
+def test_a_run_is_saved_within_an_epoch_only_as_often_as_asked(digits: Path, tmp_path: Path, monkeypatch):
+    workspace = Workspace(Path(shutil.copytree(digits, tmp_path / "work")))
+    saved = []
+    monkeypatch.setattr("toolkit.training.run.save_torch", lambda path, content: saved.append(content["state"]["step"]))
+    for minutes, steps in {10.0: [5, 10, 15], 0.0: [5, 10, 15], EVERY_STEP: [*range(1, 16)]}.items():
+        saved.clear()
+        run_student(workspace, name=f"run-{minutes}", checkpoint_minutes=minutes, **STUDENT)
+        assert saved == steps
+
+
+@pytest.mark.parametrize("minutes", ["-1", "nan", "inf"])
+def test_minutes_that_are_none_are_refused_by_name(digits: Path, minutes: str):
+    result = kdtool(*TRAINING, "-w", digits, "--checkpoint-minutes", minutes)
+    assert result.exit_code == 2 and "--checkpoint-minutes" in result.stderr
+
+
+def test_a_training_state_of_0_4_is_gone_on_with(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It is of a whole epoch."""
+    workspace = Workspace(Path(shutil.copytree(digits, tmp_path / "work")))
+    whole = Path(run_student(workspace, name="whole", **STUDENT)["path"])
+    with killed_after(7, monkeypatch):
+        run_student(workspace, name="old", **STUDENT)
+    path = workspace.run("old") / "checkpoint.pt"
+    saved = torch.load(path, weights_only=True)
+    assert saved["format"] == "kdtool training state 2" and saved["state"].keys() == {
+        *("epoch", "step", "model", "optimizer")
+    }
+    torch.save({**saved, "format": "kdtool training state 1"}, path)
+    assert same_runs(Path(run_student(workspace, name="old", **STUDENT)["path"]), whole)
+
+
+def test_law_3_a_sigkill_within_an_epoch(digits: Path, tmp_path: Path):
+    shutil.copytree(digits, tmp_path, dirs_exist_ok=True)
+    words = [*TRAINING, "-w", tmp_path, "--checkpoint-minutes", EVERY_STEP, "--name"]
+    killed_at(Moment("toolkit.training.loop", "Trainer._step", 9), *words, "killed")
+    saved = torch.load(tmp_path / "runs" / "killed" / "checkpoint.pt", weights_only=True)["state"]
+    assert (saved["step"], saved["epoch"], len(saved["under"]["losses"])) == (8, 1, 3)
+    assert len(untimed(tmp_path / "runs" / "killed" / "metrics.jsonl")) == 1
+    killed, whole = (Path(str(made(*words, name)["path"])) for name in ("killed", "whole"))
+    assert same_runs(killed, whole)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("source", "kills"), [("resident", 20), ("stream", 6)])
+def test_law_3_sigkills_at_random_steps_leave_the_same_weights(digits: Path, tmp_path: Path, source: str, kills: int):
+    """Kills come on top of kills: after so many steps of a process, 13 epochs of 5 steps in all."""
+    shutil.copytree(digits, tmp_path, dirs_exist_ok=True)
+    train = ["distill", "-w", tmp_path, "--subset", "third", "--epochs", 13, "--batch-size", 100, "--threads", 1]
+    words = [*train, "--checkpoint-minutes", EVERY_STEP, "--source", source, "--name"]
+    rng, done = np.random.default_rng(0), 0
+    for _ in range(kills):
+        steps = int(rng.integers(1, 60 // kills + 1))
+        killed_at(Moment("toolkit.training.loop", "Trainer._step", steps + 1), *words, "killed")
+        done += steps
+        saved = torch.load(tmp_path / "runs" / "killed" / "checkpoint.pt", weights_only=True)
+        assert saved["state"]["step"] == done
+    killed, whole = (Path(str(made(*words, name)["path"])) for name in ("killed", "whole"))
+    assert same_runs(killed, whole)
+
+
 @pytest.mark.long
 def test_law_3_twenty_kills_at_random_moments_leave_the_same_weights(digits: Path, tmp_path: Path):
     shutil.copytree(digits, tmp_path, dirs_exist_ok=True)
-    train = ["distill", "-w", tmp_path, "--subset", "third", "--epochs", "60", "--threads", "1", "--name"]
+    train = ["distill", "-w", tmp_path, "--subset", "third", "--epochs", "60", "--threads", "1"]
+    words = [*train, "--checkpoint-minutes", 1e-4, "--name"]
     rng = np.random.default_rng(0)
     for _ in range(20):
-        process = start_kdtool(*train, "killed")
+        process = start_kdtool(*words, "killed")
         time.sleep(float(rng.uniform(1, 8)))
         process.kill()
         process.communicate()
-    killed, whole = (made(*train, name) for name in ("killed", "whole"))
+    killed, whole = (made(*words, name) for name in ("killed", "whole"))
     assert same_students(killed, whole)
 
 

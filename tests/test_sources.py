@@ -332,8 +332,8 @@ class Slow:
     def __len__(self) -> int:
         return 20
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        for rows in (8, 8, 4):
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        for rows in (8, 8, 4)[start:]:
             time.sleep(self.batch_s)
             yield Batch(torch.randn(rows, 3, 8, 8), torch.arange(rows), torch.arange(rows), None)
 
@@ -355,8 +355,8 @@ def test_a_run_that_ends_within_an_epoch_asks_for_no_batch_too_many():
     asked = []
 
     class Counted(Slow):
-        def batches(self, epoch: int) -> Iterator[Batch]:
-            for batch in super().batches(epoch):
+        def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+            for batch in super().batches(epoch, start):
                 asked.append(epoch)
                 yield batch
 
@@ -476,7 +476,7 @@ def test_a_subset_smaller_than_a_batch_is_compiled_too(monkeypatch: pytest.Monke
     class Few(Slow):
         batch_size, batches_per_epoch = 64, 1
 
-        def batches(self, epoch: int) -> Iterator[Batch]:
+        def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
             yield Batch(torch.randn(20, 3, 8, 8), torch.arange(20) % 10, torch.arange(20), None)
 
     monkeypatch.setattr("toolkit.training.loop.compiled_forward", lambda model, *_: (model, 0.25))

@@ -10,8 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import toolkit
 from toolkit.cli import cli
 
 HEAVY = {"torch", "numpy", "h5py", "ffcv", "numba", "torchvision", "sklearn", "scipy", "PIL", "tqdm", "matplotlib"}
@@ -37,8 +39,11 @@ def modules_of(*words: object) -> set[str]:
 
 @pytest.fixture(scope="module")
 def copied(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The digits workspace, to write in, with a student in it."""
-    return Path(shutil.copytree(digits, tmp_path_factory.mktemp("startup") / "work"))
+    """The digits workspace, to write in, with a student in it, and logits made elsewhere in data/logits.npy."""
+    work = Path(shutil.copytree(digits, tmp_path_factory.mktemp("startup") / "work"))
+    rows = len(toolkit.row_labels(work / "data" / "digits"))
+    np.save(work / "data" / "logits.npy", np.arange(10 * rows, dtype=np.float32).reshape(rows, 10))
+    return work
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +89,17 @@ def test_distill_leaves_torchs_compiler_to_torch():
         (["build-subset", "--dataset", "digits", "--frac", "0.2", "--method", "hardest"], {"torch", *UNUSED}),
         (["pack", "--dataset", "digits"], {"torch", *UNUSED}),
         (["cache-teacher", "--dataset", "digits", "--force"], {*COMPILER, *UNUSED}),
+        (
+            ["import-logits", "--dataset", "digits", "--name", "ours", "--logits", "data/logits.npy"],
+            {"torch", *UNUSED},
+        ),
         (["verify-cache", "--dataset", "digits", "--samples", "16"], {*COMPILER, *UNUSED}),
         (["inspect", "data/digits"], {"torch", *UNUSED}),
         (["inspect", "subsets/third"], {"torch", *UNUSED}),
         (["inspect", "teachers/digits-resnet8/cache.h5"], {"torch", *UNUSED}),
         (["inspect", "runs/one"], {*COMPILER, *UNUSED}),
         (["evaluate", "runs/one"], {*COMPILER, *UNUSED}),
+        (["export", "runs/one", "--out", "data/weights.pt"], {*COMPILER, *UNUSED}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -101,3 +111,7 @@ def test_a_command_imports_nothing_that_it_does_not_use(
     loaded = modules_of(command, "-w", copied, *places)
     assert "numpy" in loaded
     assert loaded & unused == set()
+
+
+def test_runs_reads_records_alone(copied: Path, distilled: set[str]):
+    assert not modules_of("runs", "-w", copied) & {*HEAVY, "yaml"}

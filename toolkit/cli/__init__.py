@@ -10,8 +10,12 @@ from typing import Any, NoReturn
 import click
 
 from toolkit.cli.commands import COMMANDS
-from toolkit.core.errors import KdtoolError
+from toolkit.core.errors import KdtoolError, UsageError
+from toolkit.core.interrupts import AGAIN, stopped_by_sigterm
+from toolkit.core.processes import say_once, told
 from toolkit.core.versions import __version__
+
+IN_PROCESSES = ("train-teacher", "cache-teacher", "distill")  # that torchrun may start several of
 
 
 class Pipeline(click.Group):
@@ -25,18 +29,16 @@ class Pipeline(click.Group):
         debug = "--debug" in words
         extra.pop("standalone_mode", None)
         try:
-            result = super().main(args=words, standalone_mode=False, **extra)
+            with stopped_by_sigterm():
+                result = super().main(args=words, standalone_mode=False, **extra)
             sys.exit(result if isinstance(result, int) else 0)
         except click.UsageError as error:
             where = error.ctx.command_path if error.ctx else "kdtool"
             _stop(2, f"{where}: {error.format_message()} See: {where} --help")
         except KdtoolError as error:
-            _stop(error.exit_code, f"kdtool: {error}", debug)
+            _stop(error.exit_code, f"kdtool: {error}", debug, error)
         except (click.Abort, KeyboardInterrupt):
-            _stop(
-                130,
-                "kdtool: stopped. Run it again: cache-teacher and training go on from their last finished part",
-            )
+            _stop(130, f"kdtool: stopped. {AGAIN}")
         except click.ClickException as error:
             _stop(error.exit_code, f"kdtool: {error.format_message()}")
         except OSError as error:
@@ -50,6 +52,15 @@ class Pipeline(click.Group):
                 1, f"kdtool: an error of kdtool itself: {type(error).__name__}: {found}. Run again with --debug", debug
             )
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if told()[1] > 1 and name not in IN_PROCESSES:
+            able = ", ".join(IN_PROCESSES)
+            raise UsageError(f"{name} runs in one process: leave torchrun out (several can do {able})")
+        return name, command, rest
+
 
 def _is_lack_of_memory(error: Exception) -> bool:
     """Python has a type for it, torch on the GPU another, and torch on the CPU only words."""
@@ -57,11 +68,11 @@ def _is_lack_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(sign in words for sign in ("outofmemory", "can't allocate memory"))
 
 
-def _stop(code: int, line: str, debug: bool = False) -> NoReturn:
+def _stop(code: int, line: str, debug: bool = False, error: KdtoolError | None = None) -> NoReturn:
     """Ends with `line` on stderr; with `debug` the traceback of the error at hand stands above it."""
     if debug:
         click.echo(traceback.format_exc(), err=True, nl=False)
-    click.echo(" ".join(line.split()), err=True)
+    say_once(" ".join(line.split()), lambda said: click.echo(said, err=True), error)
     sys.exit(code)
 
 

@@ -8,9 +8,11 @@ from typing import Any
 import click
 
 from toolkit.cli import options as opt
+from toolkit.cli.exchange import export, import_logits
 from toolkit.cli.noise import noise
 from toolkit.cli.score import score
 from toolkit.cli.seeing import compare, inspect, show
+from toolkit.cli.sweep import runs, sweep
 
 
 @click.command()
@@ -35,7 +37,7 @@ def pack(as_json: bool, **asked: Any) -> None:
 
 @click.command()
 @opt.data_set
-@click.option("--arch", default="resnet20", show_default=True, help="resnet8 … resnet110, or torchvision:<name>.")
+@opt.arch("resnet20")
 @opt.optimisation
 @click.option("--subset", help="Train on this subset's rows only.")
 @click.option("--dynamics/--no-dynamics", default=True, show_default=True, help="Record what scores are made from.")
@@ -57,7 +59,7 @@ def train_teacher(as_json: bool, **asked: Any) -> None:
 
 @click.command()
 @opt.data_set
-@click.option("--teacher", help="A name or a checkpoint file.  [default: the one that comes with kdtool]")
+@opt.teacher
 @click.option("--views", default="2", show_default=True, help="Views of each row: a number, all, or epochs:E.")
 @click.option(
     "--encoding",
@@ -89,8 +91,13 @@ def cache_teacher(as_json: bool, dry_run: bool, **asked: Any) -> None:
         as_json,
         f"{result['path']}: {result['rows']:,} rows × {result['views']} views × {result['classes']} classes from "
         f"{result['teacher']} ({result['teacher_top1']:.2f} % on the test split), "
-        f"{result['bytes_per_view']} bytes a view, {done}{_deviation(result.get('verified'))}",
+        f"{result['bytes_per_view']} bytes a view, {done}{_deviation(result.get('verified'))}{_features(result)}",
     )
+
+
+def _features(result: dict[str, Any]) -> str:
+    logits = result.get("features_are") == "logits"
+    return "; no linear layer makes its logits, so they stand for features too" if logits else ""
 
 
 def _deviation(verified: dict[str, Any] | None) -> str:
@@ -122,7 +129,7 @@ def _show_cost(as_json: bool, asked: dict[str, Any]) -> None:
 
 @click.command()
 @opt.data_set
-@click.option("--teacher", help="A name or a checkpoint file.  [default: the one that comes with kdtool]")
+@opt.teacher
 @click.option("--subset", help="Verify this subset's targets.")
 @click.option("--samples", default=256, show_default=True, help="How many views to ask about.")
 @click.option("--seed", default=0, show_default=True, help="Of the sample.")
@@ -246,10 +253,19 @@ def _show_methods(as_json: bool) -> None:
 @click.command()
 @click.option("--subset", help="A name or a folder.  [default: the newest]")
 @click.option("--teacher", help="Whose targets, where the subset holds several.")
-@click.option("--arch", default="resnet8", show_default=True, help="resnet8 … resnet110, or torchvision:<name>.")
+@opt.arch("resnet8")
 @opt.optimisation
 @click.option("--iterations", type=int, help="Stop after this many steps instead of whole epochs.")
-@click.option("--alpha", default=1.0, show_default=True, help="Weight of the teacher: 0 labels only, 1 teacher only.")
+@click.option("--loss", default="kd", show_default=True, help="kd, dkd, dist, kd-std, mse or hard.")
+@click.option("--beta", type=float, help="Weight of dkd's and dist's second part.  [default: 8 for dkd, 1 for dist]")
+@click.option(
+    "--alpha",
+    type=opt.Alpha(),
+    metavar="FLOAT|auto|search",
+    default=1.0,
+    show_default=True,
+    help="Weight of the teacher: 0 labels only, 1 teacher only; auto by the fraction; search by short runs.",
+)
 @click.option("--temperature", default=4.0, show_default=True, help="Softens teacher and student alike.")
 @click.option(
     "--match",
@@ -276,15 +292,16 @@ def distill(as_json: bool, **asked: Any) -> None:
         result,
         as_json,
         f"{result['path']}: {result['top1']:.2f} % on the test split, last epoch{agreement}; "
-        f"alpha {result['alpha']:g}, {result['images_per_s']:,.0f} img/s{_fed(result)}, "
+        f"alpha {result['alpha']:g}{_searched(result)}, {result['images_per_s']:,.0f} img/s{_fed(result)}, "
         f"{result['teacher_forward_passes']} teacher forward passes",
     )
 
 
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--dataset", help="Data set by name.  [default: the one it was trained on]")
+@click.option("--dataset", help="Data set, as in pack.  [default: the one it was trained on]")
 @click.option("--split", type=click.Choice(["train", "test"]), default="test", show_default=True)
+@opt.network
 @click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="As in pack.")
 @click.option("--limit", type=int, help="As in pack.")
 @opt.compute
@@ -307,6 +324,11 @@ def _fed(result: dict[str, Any]) -> str:
     return f" ({result['source']}{compiled})" if "source" in result else ""
 
 
+def _searched(result: dict[str, Any]) -> str:
+    found = result.get("alpha_search")
+    return f" (searched with {found['images']:,} images, {found['share_of_run']:.2f} of the run's)" if found else ""
+
+
 def _epoch_line(result: Any) -> None:
     opt.note(
         f"epoch {result.epoch}: loss {result.loss:.4f}, train {100 * result.train_top1:.2f} %, "
@@ -319,6 +341,7 @@ COMMANDS = [
     noise,
     train_teacher,
     cache_teacher,
+    import_logits,
     verify_cache,
     views,
     score,
@@ -326,6 +349,9 @@ COMMANDS = [
     show,
     compare,
     distill,
+    sweep,
+    runs,
     evaluate,
+    export,
     inspect,
 ]

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from toolkit.core.processes import silent_here
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -40,13 +42,35 @@ common = together(
 )
 
 data_set = together(
-    click.option("--dataset", default="fashion-mnist", show_default=True, help="Data set by name."),
+    click.option(
+        "--dataset", default="fashion-mnist", show_default=True, help="Data set by name, or your own: module:function."
+    ),
     click.option(
         "--data-dir",
         type=click.Path(path_type=Path, file_okay=False),
         help="Where to look for its files first, and to download them to.",
     ),
     click.option("--limit", type=int, help="Use only this many rows of each split, class-balanced."),
+)
+
+
+def arch(default: str) -> Decorator:
+    """The network to train."""
+    told = "resnet8 … resnet110, torchvision:<name>, or your own: module:function."
+    return click.option("--arch", default=default, show_default=True, help=told)
+
+
+network = together(
+    click.option("--arch", help="Network of a plain state_dict, by name; your own, always: module:function."),
+    click.option("--width", type=int, help="Of a plain state_dict's CIFAR-style ResNet.  [default: 16]"),
+)
+
+teacher = together(
+    click.option(
+        "--teacher",
+        help="A name, or a file: a checkpoint or a plain state_dict.  [default: the one that comes with kdtool]",
+    ),
+    network,
 )
 
 compute = together(
@@ -74,7 +98,26 @@ optimisation = together(
         help="resident (all on the device) or stream (from disk, by FFCV); auto goes by memory. Same batches.",
     ),
     click.option("--compile", "compiled", is_flag=True, help="Compile the network first: seconds, then faster steps."),
+    click.option(
+        "--checkpoint-minutes",
+        type=float,
+        default=10.0,
+        show_default=True,
+        help="Save so often within an epoch; 0 is at epochs only. An interrupted run goes on from there.",
+    ),
 )
+
+class Alpha(click.ParamType):
+    """A number, or a word that the pipeline knows or refuses."""
+
+    name = "alpha"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return float(value)
+        except ValueError:
+            return value
+
 
 force = click.option("--force", is_flag=True, help="Make it again even if it is there.")
 
@@ -90,10 +133,15 @@ def example(line: str) -> Decorator:
 
 
 def show(result: dict[str, Any], as_json: bool, *lines: str) -> None:
-    """The result on stdout: the lines for people, or one line of JSON for programs."""
+    """The result on stdout: the lines for people, or one line of JSON for programs. Of several processes the first
+    speaks."""
+    if silent_here():
+        return
     click.echo(json.dumps(result) if as_json else "\n".join(lines))
 
 
 def note(line: str) -> None:
     """A word on the way, on stderr."""
+    if silent_here():
+        return
     click.echo(line, err=True)

@@ -127,6 +127,8 @@ def inspect(as_json: bool, workspace: Any, path: Path) -> None:
     in_bars = ("class_balance", "class_counts") if balance else ()
     told = {key: value for key, value in result.items() if key not in in_bars}
     width = max(len(key) for key in told)
+    if result.get("teacher_top1", "") is None:
+        told["teacher_top1"] = "unknown"
     lines = [f"{key:<{width}}  {value}" for key, value in told.items()]
     opt.show(result, as_json, *lines, *_balance(balance), "whole and sound")
 

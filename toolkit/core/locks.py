@@ -9,23 +9,36 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from toolkit.core.errors import FailureError
 from toolkit.core.files import refused
+from toolkit.core.processes import ALONE, Processes
+
+
+class Locked(FailureError):
+    """Another process writes the artifact now."""
 
 
 @contextmanager
-def only_writer(artifact: Path) -> Iterator[None]:
-    """Holds `.<name>.lock` beside `artifact`. Raises FailureError naming the holder when another process has it."""
+def only_writer(artifact: Path, processes: Processes = ALONE) -> Iterator[None]:
+    """Holds `.<name>.lock` beside `artifact`, of several processes in the first. Raises Locked naming the holder when
+    another process has it."""
+    with ExitStack() as stack:
+        processes.first_only(lambda: stack.enter_context(_held(artifact)))
+        yield
+
+
+@contextmanager
+def _held(artifact: Path) -> Iterator[None]:
     with _opened(artifact) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
             holder = file.read().decode().strip() or "another process"
-            raise FailureError(
+            raise Locked(
                 f"{artifact}: is being written by {holder}. Wait for it to end, or stop it, then run this again"
             ) from None
         _sign(file, artifact)

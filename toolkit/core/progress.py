@@ -55,3 +55,13 @@ def _bar(what: str, total: int, unit: str) -> Iterator[Tick]:
 def on_stderr(what: str, total: int, unit: str) -> AbstractContextManager[Tick]:
     """A bar where stderr is a terminal; elsewhere a line every 15 seconds, so that a log stays readable."""
     return (_bar if sys.stderr.isatty() else _plain_lines)(what, total, unit)
+
+
+def line_above(line: str) -> None:
+    """A line on stderr; where a bar stands there, above it."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        tqdm.write(line, file=sys.stderr)
+    else:
+        print(line, file=sys.stderr)

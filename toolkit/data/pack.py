@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from toolkit.core.errors import FailureError, UsageError
+from toolkit.core.imported import checked_reference, is_reference
 from toolkit.core.places import place_in_class
 from toolkit.core.progress import Progress, silent
 from toolkit.data.sources import Arrays, source_named
@@ -44,9 +46,18 @@ def _limited(arrays: Arrays, limit: int | None) -> Arrays:
 
 
 def check_limit(dataset: str, limit: int | None) -> None:
-    """Raises UsageError for an unknown data set, or a limit that would leave a class empty."""
+    """Raises UsageError for an unknown data set, or a limit that would leave a class empty; of a data set of one's own,
+    whose classes are known once it is read, for less than one row."""
     noisy = noise_named(dataset)
-    classes = len(source_named(dataset if noisy is None else noisy[0]).class_names)
+    base = dataset if noisy is None else noisy[0]
+    if is_reference(base):
+        checked_reference(base, "--dataset")
+        _refuse_limit(limit, 1)
+    else:
+        _refuse_limit(limit, len(source_named(base).class_names))
+
+
+def _refuse_limit(limit: int | None, classes: int) -> None:
     if limit is not None and limit < classes:
         raise UsageError(f"--limit must be at least the number of classes ({classes}), got {limit}")
 
@@ -62,33 +73,36 @@ def pack(
     check_limit(dataset, limit)
     from toolkit.formats.beton_writer import write_beton
 
-    source = source_named(dataset)
+    source = source_named(dataset, progress)
     classes = len(source.class_names)
-    fingerprints, rows, shape = {}, {}, (0, 0)
-    for split in SPLITS:
-        images_nhwc, labels_n = _limited(source.load(split, data_dir), limit)
+    _refuse_limit(limit, classes)
+    arrays = {split: _limited(source.load(split, data_dir), limit) for split in SPLITS}
+    height, width = source.size or arrays["train"][0].shape[1:3]
+    record = DataRecord(
+        dataset=dataset,
+        classes=classes,
+        class_names=list(source.class_names),
+        height=height,
+        width=width,
+        family=source.family,
+        padding=source.padding,
+        mean=list(source.mean),
+        std=list(source.std),
+        train_rows=len(arrays["train"][1]),
+        test_rows=len(arrays["test"][1]),
+        train_fingerprint="",
+        test_fingerprint="",
+        limit=limit,
+        source=data_key(dataset, limit),
+        least_area=source.least_area,
+    )
+    record.plan  # noqa: B018 - views that can't be are refused before anything is written
+    fingerprints = {}
+    for split, (images_nhwc, labels_n) in arrays.items():
         path = folder / f"{split}.beton"
         try:
             write_beton(_Samples(images_nhwc, labels_n), path, classes, workers, progress)
         except FailureError as error:
             raise FailureError(f"data set {dataset}, {split} split: {error}") from error
         fingerprints[split] = open_beton(path).content_fingerprint()
-        rows[split], shape = len(labels_n), source.size or images_nhwc.shape[1:3]
-    return DataRecord(
-        dataset=dataset,
-        classes=classes,
-        class_names=list(source.class_names),
-        height=shape[0],
-        width=shape[1],
-        family=source.family,
-        padding=source.padding,
-        mean=list(source.mean),
-        std=list(source.std),
-        train_rows=rows["train"],
-        test_rows=rows["test"],
-        train_fingerprint=fingerprints["train"],
-        test_fingerprint=fingerprints["test"],
-        limit=limit,
-        source=data_key(dataset, limit),
-        least_area=source.least_area,
-    )
+    return replace(record, train_fingerprint=fingerprints["train"], test_fingerprint=fingerprints["test"])

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from toolkit.core.errors import FailureError, UsageError, unknown_name
+from toolkit.core.imported import is_reference
 from toolkit.core.places import place_in_class
+from toolkit.core.progress import Progress, silent
 from toolkit.data.glyphs import kanji, load_glyphs
 
 LARGE_LEAST_AREA = 35  # percent: a smaller part of a kanji may be another kanji
@@ -207,8 +209,13 @@ SOURCES: dict[str, Source] = {
 }
 
 
-def source_named(name: str) -> Source:
-    """Raises UsageError for a name that is not in SOURCES."""
+def source_named(name: str, progress: Progress = silent) -> Source:
+    """One of SOURCES, or of one's own, which is imported and read. Raises UsageError for a name that is neither."""
+    if is_reference(name):
+        from toolkit.data.own import own_source
+
+        return own_source(name, progress)
     if name not in SOURCES:
-        raise UsageError(f"{unknown_name('data set', name, list(SOURCES))}; and what kdtool noise makes of them")
+        known = unknown_name("data set", name, list(SOURCES))
+        raise UsageError(f"{known}; and what kdtool noise makes of them, or module:function for one of your own")
     return SOURCES[name]

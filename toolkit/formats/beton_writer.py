@@ -10,13 +10,13 @@ import multiprocessing
 import os
 import queue
 import signal
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from toolkit.core.children import end_with_parent
 from toolkit.core.errors import FailureError
 from toolkit.core.files import whole_file
 from toolkit.core.progress import Progress, silent
@@ -31,7 +31,6 @@ with torch_threads_kept():
 
 _IMAGE_MODES = {mode: rgb_image.IMAGE_MODES[mode] for mode in ("raw", "jpg")}  # Numba's takes 5 µs a look-up
 _POLL_S = 0.05
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Samples(Protocol):
@@ -77,8 +76,7 @@ def _reporting(work: Callable[..., None], errors: Any, *arguments: Any) -> None:
     """Runs one of FFCV's workers; an error goes to the parent as its number in the operating system, if it has one,
     and its text, instead of to the user's screen. A worker ends with its parent: it would hold its lock for ever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told too, and ends its workers
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     rgb_image.IMAGE_MODES = _IMAGE_MODES  # in this process alone
     try:
         work(*arguments)

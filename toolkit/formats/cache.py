@@ -6,7 +6,8 @@
                                  `topk/…`, or `int8/…`; slot 0 is the canonical view
     /features (n, d) float16     what the last linear layer read, on slot 0 (caches only)
     /scores/<name> (n,) float32  with its definition as attributes (caches only)
-    /test/…                      the canonical view's logits of the test split, likewise, and /test/labels (m,)
+    /test/…                      the canonical view's logits of the test split, likewise, and /test/labels (m,); missing
+                                 where logits were imported without them, as features may be
     /checksums/<dataset>         CRC-32 of every block of rows, uint32
 
 Everything it was made from stands in the attribute `record`. Shapes: n rows, m test rows, c classes, d features.
@@ -34,6 +35,7 @@ from toolkit.formats.mapped import SlotsOnDisk, mapped
 from toolkit.views.plan import Plan
 
 SCHEMA = 2
+IMPORTED = "imported"  # instead of an architecture, where logits came from outside
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,9 @@ class CacheRecord:
 
     `views` holds the checksums of each slot's geometry (Plan.checksums): views are computed again, not stored.
     `cut_from` is the fingerprint of the slots that targets were copied from, None where the teacher ran for them.
+    `teacher_top1` is None where nothing is known of the teacher on the test split: then there is no /test. Of imported
+    logits `teacher_arch` is IMPORTED, `mean` and `std` are empty, and `precision` is unknown. `features_are` "logits"
+    of a network whose logits no linear layer makes; else they are what its last linear layer read.
     """
 
     kind: str
@@ -60,12 +65,26 @@ class CacheRecord:
     encoding: str
     slots: int
     views: list[int]
-    teacher_top1: float
+    teacher_top1: float | None
     teacher_images: int
     command: str
     created: str
     versions: dict[str, str]
     cut_from: str | None = None
+    features_are: str | None = None
+
+    @property
+    def imported(self) -> bool:
+        """Whether the logits came from outside: there is no network to run again."""
+        return self.teacher_arch == IMPORTED
+
+    def import_command(self, path: Path) -> str:
+        """The command that makes imported logits in the file `path` again."""
+        limit = "" if self.limit is None else f" --limit {self.limit}"
+        of = f"--dataset {self.dataset}{limit}"
+        if self.kind == "targets" and self.cut_from is None:
+            of = f"--subset {path.parent.parent.name}"
+        return f"kdtool import-logits {of} --name {self.teacher} --logits FILE… --encoding {self.encoding} --force"
 
     def identity(self) -> dict[str, Any]:
         """What must agree between a cache and whoever adds to it or learns from it."""
@@ -88,7 +107,9 @@ class CacheReader(BlockReader):
     def __init__(self, file: h5py.File, path: Path, record: CacheRecord, made_by: str) -> None:
         super().__init__(file, path, made_by)
         self.record = record
-        if made_by.startswith("kdtool cache-teacher"):  # the same again, not what is made by default
+        if record.imported:
+            self.made_by = record.import_command(path)
+        elif made_by.startswith("kdtool cache-teacher"):  # the same again, not what is made by default
             self.made_by += f" --views {record.slots} --encoding {record.encoding}"
         self.plan = Plan.from_record(record.plan, str(path))
 
@@ -98,6 +119,15 @@ class CacheReader(BlockReader):
     @property
     def slots(self) -> int:
         return self.record.slots
+
+    @property
+    def has_features(self) -> bool:
+        return "features" in self._file
+
+    @property
+    def has_test(self) -> bool:
+        """Whether it is known what the teacher says of the test split."""
+        return self.record.teacher_top1 is not None
 
     @property
     def scores(self) -> dict[str, dict[str, str]]:
@@ -148,8 +178,10 @@ class CacheReader(BlockReader):
         """The increasing `positions` of a slot, as they are stored."""
         return {name: self.read(f"slots/{slot}/{name}", positions) for name in self.encoding.arrays(0)}
 
-    def test_classes(self) -> np.ndarray:
-        """What the teacher takes each test image for: (m,) int64."""
+    def test_classes(self) -> np.ndarray | None:
+        """What the teacher takes each test image for: (m,) int64; None where that is not known."""
+        if not self.has_test:
+            return None
         return self.encoding.top_class({name: self.read(f"test/{name}") for name in self.encoding.arrays(0)})
 
     def check_views(self, sizes_n2: np.ndarray, slots: int) -> None:
@@ -182,8 +214,11 @@ def _checked_record(file: h5py.File) -> CacheRecord:
     if not 1 <= record.slots <= record_of(Plan, record.plan).size or len(record.views) != record.slots:
         raise ValueError(f"its record says {record.slots} views")
     rows, test_rows = (len(file[name]) if name in file else -1 for name in ("rows", "test/labels"))
-    shapes: dict[str, tuple[int, ...]] = {"rows": (rows,), "labels": (rows,), "test/labels": (test_rows,)}
-    places = [*((f"slots/{slot}", rows) for slot in range(record.slots)), ("test", test_rows)]
+    shapes: dict[str, tuple[int, ...]] = {"rows": (rows,), "labels": (rows,)}
+    places = [(f"slots/{slot}", rows) for slot in range(record.slots)]
+    if record.teacher_top1 is not None:
+        shapes["test/labels"] = (test_rows,)
+        places.append(("test", test_rows))
     for place, length in places:
         shapes |= {f"{place}/{name}": shape for name, (shape, _) in encoding.arrays(length).items()}
     check_shapes(file, shapes)
@@ -195,3 +230,13 @@ def open_cache(path: Path, made_by: str = "kdtool cache-teacher --force") -> Ite
     """Raises FailureError (what, found, what next) when `path` is missing, truncated, or not a cache of this schema."""
     with opened(path, made_by, "a cache", _checked_record) as (file, record):
         yield CacheReader(file, path, record, made_by)
+
+
+def is_imported(path: Path) -> bool:
+    """Whether there is a cache that says its logits were imported; False for a file that can't be read."""
+    try:
+        with h5py.File(path, "r") as file:
+            record = json.loads(str(file.attrs.get("record", "")))
+    except (OSError, *DAMAGE):
+        return False
+    return isinstance(record, dict) and record.get("teacher_arch") == IMPORTED

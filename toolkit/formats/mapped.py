@@ -1,11 +1,12 @@
-"""Arrays that stay on disk: the rows of a contiguous HDF5 dataset through a memory map, slot by slot.
+"""Arrays that stay on disk: the rows of a contiguous HDF5 dataset through a memory map, slot by slot, all or some.
 
-Shapes: k slots, n rows.
+Shapes: k slots, n rows, m of them.
 """
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import h5py
 import numpy as np
@@ -30,6 +31,38 @@ class SlotsOnDisk:
 
     def in_memory(self) -> np.ndarray:
         return np.stack(self._slots)
+
+
+class SomeRows:
+    """The rows `at_m`, int64, of a stack of slots (k, n, …), with each left where it lies: (k, m, …)."""
+
+    def __init__(self, stack: np.ndarray | SlotsOnDisk | SomeRows, at_m: np.ndarray) -> None:
+        self._stack, self._at_m = stack, at_m
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        slots, _, *more = self._stack.shape
+        return (slots, len(self._at_m), *more)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self._stack.dtype
+
+    def __getitem__(self, slot: int) -> SomeRowsOfSlot:
+        return SomeRowsOfSlot(self._stack[slot], self._at_m)
+
+
+class SomeRowsOfSlot:
+    """One slot of SomeRows: `rows[at]` reads those asked for, `np.array(rows)` all."""
+
+    def __init__(self, slot: np.ndarray | SomeRowsOfSlot, at_m: np.ndarray) -> None:
+        self._slot, self._at_m = slot, at_m
+
+    def __getitem__(self, at: Any) -> np.ndarray:
+        return self._slot[self._at_m[at]]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
 
 
 def mapped(dataset: h5py.Dataset) -> np.ndarray:

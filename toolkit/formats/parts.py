@@ -45,6 +45,12 @@ class Parts:
             write_json(temporary / "identity.json", self._identity)
             _write(temporary / self._path(key).name, arrays)
 
+    def begin(self) -> None:
+        """Makes the folder at once, for several processes to save parts in."""
+        if not self.folder.is_dir():
+            with whole_folder(self.folder) as temporary:
+                write_json(temporary / "identity.json", self._identity)
+
     def load(self, key: str, name: str) -> np.ndarray:
         try:
             with self._path(key).open("rb") as file, np.load(file, allow_pickle=False) as arrays:

@@ -1,4 +1,4 @@
-"""Models by name, with the width they accept and the features their last linear layer reads.
+"""Models by name or of one's own, with the width they accept and the features their last linear layer reads.
 
 Shapes: b batch, c classes, d features, hw image size.
 """
@@ -12,7 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from toolkit.core.errors import FailureError, UsageError, unknown_name
+from toolkit.core.imported import is_reference, told
+from toolkit.models.counting import counted, images_seen
+from toolkit.models.heads import asked, head_of
+from toolkit.models.own import own_network
 from toolkit.models.resnet_cifar import DEPTHS, CifarResNet
+
+__all__ = ["CIFAR_RESNETS", "FeatureReader", "build_model", "check_network", "head_of", "images_seen", "load_weights"]
 
 CIFAR_RESNETS = {f"resnet{depth}": depth for depth in DEPTHS}
 
@@ -26,34 +32,65 @@ def _torchvision_names() -> list[str]:
 def build_model(arch: str, classes: int, width: int = 16, seed: int = 0) -> nn.Module:
     """A freshly initialised network that maps (b, 3, h, w) to logits (b, classes), float32.
 
-    `arch` is one of the CIFAR-style ResNets (resnet8 … resnet110; resnet32 means He et al.'s) or `torchvision:<name>`;
-    a torchvision name that is no CIFAR-style one may stand bare. `width` belongs to the CIFAR-style ones. The same
-    `seed` gives the same weights; torch's global generator is left as it was. Raises UsageError for unknown names.
+    `arch` is one of the CIFAR-style ResNets (resnet8 … resnet110; resnet32 means He et al.'s), `torchvision:<name>`, or
+    `module:function` for a network of one's own, which function(classes) returns; a torchvision name that is no
+    CIFAR-style one may stand bare. `width` belongs to the CIFAR-style ones. The same `seed` gives the same weights;
+    torch's global generator is left as it was. Raises UsageError for unknown names, and for what one's own code does.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs' generators
         if arch in CIFAR_RESNETS:
             if width < 1:
                 raise UsageError(f"--width must be at least 1, got {width}")
-            return _counted(CifarResNet(CIFAR_RESNETS[arch], classes, width))
+            return counted(CifarResNet(CIFAR_RESNETS[arch], classes, width))
+        if is_reference(arch):
+            _refuse_width(arch, width)
+            return counted(own_network(arch, classes, seed))
         name = arch.removeprefix("torchvision:")
         known = _torchvision_names()
         if name not in known:
             prefixed = [f"torchvision:{known_name}" for known_name in known]
-            raise unknown_name("architecture", arch, [*CIFAR_RESNETS, *(known if name == arch else prefixed)])
-        if width != 16:
-            raise UsageError(f"--width belongs to the CIFAR-style ResNets ({', '.join(CIFAR_RESNETS)}), not to {arch}")
+            error = unknown_name("architecture", arch, [*CIFAR_RESNETS, *(known if name == arch else prefixed)])
+            raise UsageError(f"{error}; or module:function for one of your own")
+        _refuse_width(arch, width)
         from torchvision.models import get_model
 
-        return _counted(get_model(name, weights=None, num_classes=classes))
+        return counted(get_model(name, weights=None, num_classes=classes))
 
 
-def last_linear(model: nn.Module) -> nn.Linear:
-    """The layer that turns features into logits: the last nn.Linear in definition order."""
-    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    if not linears:
-        raise UsageError(f"{type(model).__name__} has no linear layer, so it has no features to keep")
-    return linears[-1]
+def _refuse_width(arch: str, width: int) -> None:
+    if width != 16:
+        raise UsageError(f"--width belongs to the CIFAR-style ResNets ({', '.join(CIFAR_RESNETS)}), not to {arch}")
+
+
+def check_network(model: nn.Module, arch: str, classes: int, height: int, width: int, trains: bool = True) -> None:
+    """Asks a network, placed where it will run, what it makes of two images of the data's size, evaluating and, where
+    it will train, training too: that leaves no trace in it. kdtool's own are known, and not asked.
+
+    Raises UsageError unless both answers are finite floats (2, classes).
+    """
+    if isinstance(model, CifarResNet):
+        return
+    parameter = next(model.parameters())
+    size = f"images of {height} × {width} pixels"
+    # noise, as normalised images are: some networks divide by an image's own deviation, which black ones have none of
+    x_bchw = torch.randn((2, 3, height, width), generator=torch.Generator().manual_seed(0))
+    x_bchw = x_bchw.to(device=parameter.device, dtype=parameter.dtype, memory_format=torch.channels_last)
+    for training in (False, True) if trains else (False,):
+        try:
+            with asked(model, training):
+                logits_bc = model(x_bchw)
+        except Exception as error:  # whatever code of one's own raises
+            raise UsageError(f"--arch {arch}: fails on two {size}: {told(error)}") from error
+        mode = "training" if training else "evaluating"
+        if not isinstance(logits_bc, Tensor):
+            raise UsageError(f"--arch {arch}: gives {type(logits_bc).__name__} when {mode}, expected logits alone")
+        if logits_bc.shape != (2, classes) or not logits_bc.is_floating_point():
+            found = f"{str(logits_bc.dtype).removeprefix('torch.')} {tuple(logits_bc.shape)}"
+            raise UsageError(f"--arch {arch}: of two {size} gives {found}, expected float logits (2, {classes})")
+        if not torch.isfinite(logits_bc).all():
+            raise UsageError(f"--arch {arch}: of two {size} gives logits that are not finite, when {mode}")
+    head_of(model, x_bchw)  # decided now, before anything listens to it
 
 
 class FeatureReader:
@@ -61,45 +98,29 @@ class FeatureReader:
 
     The last layer is computed again in float32 from those features: under bfloat16 autocast its output would keep
     only three significant digits, which the cache's float16 could not mend. It costs d × c multiplications an image.
+
+    Where no linear layer's output is the network's own the logits are those the network
+    gives, at the precision it ran at, and they stand for features too. A network that kdtool does not know is asked
+    once which is so, with two images of its first batch.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.head = last_linear(model)
 
     def __call__(self, x_bchw: Tensor) -> tuple[Tensor, Tensor]:
+        head = head_of(self.model, x_bchw)
+        if head is None:
+            logits_bc = self.model(x_bchw).to(x_bchw.dtype)
+            return logits_bc, logits_bc
         read: list[Tensor] = []
-        handle = self.head.register_forward_pre_hook(lambda module, args: read.append(args[0]))
+        handle = head.register_forward_pre_hook(lambda module, args: read.append(args[0]))
         try:
             self.model(x_bchw)
         finally:
             handle.remove()
-        features_bd = read[0].to(self.head.weight.dtype)
+        features_bd = read[-1].to(head.weight.dtype)
         with torch.autocast(x_bchw.device.type, enabled=False):
-            return features_bd, F.linear(features_bd, self.head.weight, self.head.bias)
-
-
-class _Ledger:
-    """Images that went forward, through any model built here, in this process."""
-
-    images = 0
-
-
-def _counted(model: nn.Module) -> nn.Module:
-    """The model, counting at the module itself every image that goes forward through it."""
-
-    def count(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        _Ledger.images += args[0].shape[0]
-        module.images_seen += args[0].shape[0]  # type: ignore[operator,assignment]
-
-    model.images_seen = 0  # type: ignore[assignment]
-    model.register_forward_pre_hook(count)
-    return model
-
-
-def images_seen(model: nn.Module | None = None) -> int:
-    """How many images went forward through `model`, or through every model built in this process."""
-    return _Ledger.images if model is None else int(model.images_seen)  # type: ignore[arg-type]
+            return features_bd, F.linear(features_bd, head.weight, head.bias)
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
@@ -108,4 +129,4 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], source: str) -> Non
         model.load_state_dict(state)
     except RuntimeError as error:
         detail = re.sub(r"\s+", " ", str(error))[:300]
-        raise FailureError(f"{source}: its weights do not fit the architecture it names ({detail})") from error
+        raise FailureError(f"{source}: its weights do not fit the architecture ({detail})") from error

@@ -12,6 +12,7 @@ import numpy as np
 from toolkit.core.errors import FailureError
 from toolkit.core.files import need_space, remove_folder
 from toolkit.core.locks import only_writer
+from toolkit.core.processes import ALONE, Processes, in_processes
 from toolkit.core.progress import Progress, silent
 from toolkit.formats.bundle import rows_fingerprint
 from toolkit.formats.cache import CacheReader, open_cache
@@ -26,29 +27,41 @@ from toolkit.teacher.caching import Part, parts_of, run_parts
 VERIFIED_SAMPLES, VERIFIED_SLOTS = 64, 16
 
 
+@in_processes
 def cache_teacher(
-    workspace: Workspace, force: bool = False, verify: bool = True, progress: Progress = silent, **asked: Any
+    workspace: Workspace,
+    force: bool = False,
+    verify: bool = True,
+    processes: Processes = ALONE,
+    progress: Progress = silent,
+    **asked: Any,
 ) -> dict[str, Any]:
     """Runs the teacher once over every row's views and keeps logits, features and scores; with `subset`, only that
     bundle's rows, as its targets. `asked` are the arguments of `open_request`.
 
-    Views already cached are not run again, nor moved on disk; a killed run resumes from its last part. A few are then
-    asked for again (`verify`). Raises UsageError or FailureError.
+    Views already cached are not run again, nor moved on disk; a killed run resumes from its last part. Started by
+    torchrun, several processes share the parts, and as many or others may go on. A few views are then asked for again
+    (`verify`). Raises UsageError or FailureError.
     """
-    request = open_request(workspace, fresh=force, progress=progress, **asked)
-    with only_writer(request.locked), ExitStack() as stack:
+    progress = progress if processes.first else silent
+    request = open_request(workspace, fresh=force, processes=processes, progress=progress, **asked)
+    with only_writer(request.locked, processes), ExitStack() as stack:
         old = None if force else usable(stack, request)
         unchanged = old is not None and old.slots >= request.record.slots
         first_new = 0 if old is None or unchanged else old.slots
         before, seconds = images_seen(request.model), 0.0
         if not unchanged:
-            seconds = _run(request, old, force, progress)
-        images = images_seen(request.model) - before
-    with open_cache(request.path, request.made_by) as cache:
-        result = _result(request, cache, seconds, images, unchanged)
-        # one that is there already too: an earlier run may have failed just here
-        slots = np.arange(first_new, cache.slots)[-VERIFIED_SLOTS:]
-        return result | ({"verified": verified(request, cache, VERIFIED_SAMPLES, 0, slots)} if verify else {})
+            seconds = _run(request, old, force, processes, progress)
+        images = processes.total(images_seen(request.model) - before)
+
+    def told() -> dict[str, Any]:
+        with open_cache(request.path, request.made_by) as cache:
+            result = _result(request, cache, seconds, images, unchanged)
+            # one that is there already too: an earlier run may have failed just here
+            slots = np.arange(first_new, cache.slots)[-VERIFIED_SLOTS:]
+            return result | ({"verified": verified(request, cache, VERIFIED_SAMPLES, 0, slots)} if verify else {})
+
+    return processes.first_only(told)
 
 
 def usable(stack: ExitStack, request: Request) -> CacheReader | None:
@@ -91,28 +104,49 @@ def work_for(request: Request, old: CacheReader | None) -> Work:
     return Work(parts_of("train", rows, new), [] if old is not None else parts_of("test", test_rows, range(1)), done)
 
 
-def _run(request: Request, old: CacheReader | None, force: bool, progress: Progress) -> float:
+def _run(request: Request, old: CacheReader | None, force: bool, processes: Processes, progress: Progress) -> float:
     """Runs the missing parts and joins them into the file; returns the seconds the teacher ran."""
     if force:
-        remove_folder(request.path.with_name(f"{request.path.name}.parts"))
-    record, rows_n, encoding = request.record, request.rows_n, request.encoding
-    train, test = request.data.split("train"), request.data.split("test")
-    work, plan = work_for(request, old), request.data.record.plan
-    need_space(request.path, 2 * work.images * encoding.bytes_per_view)
+        processes.first_only(lambda: remove_folder(request.path.with_name(f"{request.path.name}.parts")))
+    work = work_for(request, old)
+    need_space(request.path, 2 * work.images * request.encoding.bytes_per_view)
     start_s = time.perf_counter()
-    for split, positions, todo in [
+    _run_parts(request, work, processes, progress)
+    processes.barrier()
+    seconds = time.perf_counter() - start_s
+    processes.first_only(lambda: _join(request, old, work))
+    return seconds
+
+
+def _run_parts(request: Request, work: Work, processes: Processes, progress: Progress) -> None:
+    """Runs the parts that are not there yet, of several processes each its share of them."""
+    train, test, rows_n = request.data.split("train"), request.data.split("test"), request.rows_n
+    mine = set(processes.first_only(lambda: _begun(work, processes))[processes.rank :: processes.count])
+    for split, positions, parts in [
         (train, lambda part: rows_n[part.start : part.stop], work.train),
         (test, lambda part: np.arange(part.start, part.stop), work.test),
     ]:
+        todo = [part for part in parts if part.key in mine]
+        plan, encoding = request.data.record.plan, request.encoding
         run_parts(request.teacher, split, positions, plan, encoding, todo, work.done, progress)
-    seconds = time.perf_counter() - start_s
+
+
+def _begun(work: Work, processes: Processes) -> list[str]:
+    """The missing parts' keys: listed once, before any process saves one."""
+    if processes.count > 1:
+        work.done.begin()
+    return [part.key for part in work.train + work.test if part.key not in work.done]
+
+
+def _join(request: Request, old: CacheReader | None, work: Work) -> None:
+    """Writes the cache from its parts, or adds them to the one that is there."""
+    rows_n, train, test = request.rows_n, request.data.split("train"), request.data.split("test")
     # by parts, not by this process: a killed run's finished parts are behind these logits too
     images = work.images + (0 if old is None else old.record.teacher_images)
-    views = plan.checksums(rows_n, record.slots, train.sizes_n2[rows_n])
-    finished = replace(record, teacher_images=images, views=views)
-    join(request, finished, Pieces(len(rows_n), encoding, old, work.done), train, test)
+    views = request.data.record.plan.checksums(rows_n, request.record.slots, train.sizes_n2[rows_n])
+    finished = replace(request.record, teacher_images=images, views=views)
+    join(request, finished, Pieces(len(rows_n), request.encoding, old, work.done), train, test)
     work.done.discard()
-    return seconds
 
 
 def _result(request: Request, cache: CacheReader, seconds: float, images: int, unchanged: bool) -> dict[str, Any]:
@@ -129,4 +163,5 @@ def _result(request: Request, cache: CacheReader, seconds: float, images: int, u
         "teacher_images": images,
         "seconds": seconds,
         "unchanged": unchanged,
+        "features_are": cache.record.features_are,
     }

@@ -5,13 +5,14 @@ Shapes: n rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from toolkit.core.errors import UsageError
+from toolkit.core.processes import ALONE, Processes
 from toolkit.core.progress import Progress, silent
 from toolkit.core.versions import command_line, now, versions
 from toolkit.formats.cache import CacheReader, CacheRecord, open_cache
@@ -19,8 +20,9 @@ from toolkit.formats.checkpoint import Checkpoint
 from toolkit.formats.dataset import SPLITS, PackedData, cache_command
 from toolkit.formats.encodings import Encoding, default_encoding
 from toolkit.formats.workspace import Workspace
-from toolkit.models.zoo import FeatureReader
+from toolkit.models.zoo import FeatureReader, head_of
 from toolkit.pipeline.data import bundle_and_data
+from toolkit.pipeline.imported_teachers import refuse_imported
 from toolkit.pipeline.known_teachers import find_teacher
 from toolkit.pipeline.runtime import Compute, compute_on
 from toolkit.pipeline.teacher import load_model
@@ -71,6 +73,8 @@ def open_request(
     workspace: Workspace,
     dataset: str = "fashion-mnist",
     teacher: str | None = None,
+    arch: str | None = None,
+    width: int | None = None,
     views: str = "2",
     encoding: str = "auto",
     subset: str | None = None,
@@ -81,30 +85,38 @@ def open_request(
     precision: str = "auto",
     threads: int | None = None,
     fresh: bool = False,
+    processes: Processes = ALONE,
     progress: Progress = silent,
 ) -> Request:
     """Finds (or packs) the data, and loads the teacher. Raises UsageError or FailureError; writes no cache.
 
-    `encoding` "auto" is that of the cache which is there, unless a `fresh` one is wanted, else the default.
+    `arch` and `width` tell of what network a plain state_dict is, and `arch` of a checkpoint of one's own network that
+    its code may run. `encoding` "auto" is that of the cache which is there, unless a `fresh` one is wanted, else the
+    default.
     """
     if batch_size is not None and batch_size < 1:
         raise UsageError(f"--batch-size must be at least 1, got {batch_size}")
-    compute = compute_on(device, precision, threads)
-    bundle, data = bundle_and_data(workspace, subset, dataset, data_dir, limit, progress)
+    compute = compute_on(device, precision, threads, processes)
+    bundle, data = processes.first_before(
+        lambda: bundle_and_data(workspace, subset, dataset, data_dir, limit, progress)
+    )
     for split in SPLITS:
         data.split(split)  # a damaged one is refused before anything is compared with it
+    refuse_imported(workspace, bundle, teacher, data.record.limit)
     name, file = find_teacher(workspace, teacher, data.record.dataset)
+    named = teacher if teacher is not None and Path(teacher).is_file() else name
     slots = slots_for(views, data.record.plan)
     if bundle is None:
-        kind, path, made_by = "cache", workspace.cache(name, data.record.limit), cache_command(data.record, name)
+        kind, path, made_by = "cache", workspace.cache(name, data.record.limit), cache_command(data.record, named)
         rows_n, locked = np.arange(data.record.train_rows), path
     else:
-        kind, path, made_by = "targets", bundle.targets_path(name), bundle.targets_command(name)
+        kind, path, made_by = "targets", bundle.targets_path(name), bundle.targets_command(named)
         rows_n, locked = bundle.rows_of(data.record), bundle.folder
+    made_by += "".join(f" --{option} {said}" for option, said in (("arch", arch), ("width", width)) if said is not None)
     if encoding == "auto":
         encoding = _usual_encoding(None if fresh else path, made_by, data.record.classes)
     Encoding.parse(encoding, data.record.classes)
-    checkpoint, model = load_model(file, data, compute)
+    checkpoint, model = load_model(file, data, compute, arch, width)
     teacher_pass = TeacherPass(
         FeatureReader(model),
         checkpoint.mean,
@@ -116,6 +128,8 @@ def open_request(
         workers=compute.threads,
     )
     record = _record(kind, name, checkpoint, data, compute, encoding, slots)
+    if head_of(model) is None:
+        record = replace(record, features_are="logits")
     return Request(path, locked, rows_n, made_by, data, record, model, teacher_pass)
 
 

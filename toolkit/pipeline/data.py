@@ -7,6 +7,7 @@ from typing import Any
 
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.files import whole_folder
+from toolkit.core.imported import imported, is_reference
 from toolkit.core.locks import only_writer
 from toolkit.core.progress import Progress, silent
 from toolkit.data.noise import check_noise, noise_in, with_noise
@@ -59,7 +60,7 @@ def ensure_packed(
     workers: int = 2,
     progress: Progress = silent,
 ) -> PackedData:
-    """The packed data, made now if they are missing (or `force`).
+    """The packed data, made now if they are missing (or `force`): only then is a data set of one's own imported.
 
     A data set with label noise, by the name that `noise_name` gives it, is made of its base, itself packed if missing.
     """
@@ -70,7 +71,10 @@ def ensure_packed(
     folder = workspace.data(data_key(dataset, limit))
     if force or not (folder / "data.json").is_file():
         base, noise = None, None
-        if noisy is not None:  # refused, if it is, before anything of the new data set is there, even its lock
+        # refused, if it is, before anything of the new data set is there, even its lock
+        if is_reference(dataset) and noisy is None:
+            imported(dataset, "--dataset")
+        if noisy is not None:
             base = ensure_packed(workspace, noisy[0], data_dir, limit, workers=workers, progress=progress)
             noise = noise_in(base, *noisy[1:])
         with only_writer(folder), whole_folder(folder) as temporary:

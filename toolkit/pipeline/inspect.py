@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.core.errors import FailureError
+from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.files import read_json
 from toolkit.core.progress import Progress, silent
 from toolkit.formats.beton import open_beton
@@ -33,6 +33,8 @@ def evaluate(
     checkpoint: Path,
     dataset: str | None = None,
     split: str = "test",
+    arch: str | None = None,
+    width: int | None = None,
     data_dir: Path | None = None,
     limit: int | None = None,
     device: str = "auto",
@@ -40,9 +42,14 @@ def evaluate(
     threads: int | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Accuracy (percent) of a checkpoint on a split, by default the whole test split of the data set it learned."""
-    from toolkit.formats.checkpoint import load_checkpoint
+    """Accuracy (percent) of a checkpoint on a split, by default the whole test split of the data set it learned.
+
+    `arch` must be named of networks of one's own, and of a plain state_dict; the latter's `dataset` too. Raises
+    UsageError or FailureError.
+    """
+    from toolkit.formats.checkpoint import Checkpoint
     from toolkit.pipeline.data import ensure_packed
+    from toolkit.pipeline.known_networks import named_network
     from toolkit.pipeline.runtime import compute_on
     from toolkit.pipeline.teacher import load_model
     from toolkit.training.evaluate import predict, top1
@@ -52,9 +59,12 @@ def evaluate(
     if checkpoint.is_dir():
         names = [checkpoint / "student.pt", checkpoint / "teacher.pt"]
         file = next((name for name in names if name.is_file()), names[0])
-    record = load_checkpoint(file, "kdtool distill or kdtool train-teacher")
-    data = ensure_packed(workspace, dataset or record.dataset, data_dir, limit, progress=progress)
-    _, model = load_model(file, data, compute)
+    found = named_network(file, arch, width, "kdtool distill or kdtool train-teacher")
+    learned = found.dataset if isinstance(found, Checkpoint) else None
+    if dataset is None and learned is None:
+        raise UsageError(f"{file}: a plain state_dict, which does not say what it learned. Add: --dataset NAME")
+    data = ensure_packed(workspace, str(dataset or learned), data_dir, limit, progress=progress)
+    record, model = load_model(file, data, compute, arch, width)
     beton = data.split(split)
     shown = (data.record.plan, record.mean, record.std)
     predicted_n = predict(model, beton, *shown, compute.device, compute.precision)
@@ -163,10 +173,16 @@ def _inspect_teacher(folder: Path) -> dict[str, Any]:
 
 
 def _inspect_checkpoint(path: Path) -> dict[str, Any]:
-    from toolkit.formats.checkpoint import load_checkpoint
+    from toolkit.formats.checkpoint import Checkpoint, load_network, weights_fingerprint
 
-    checkpoint = load_checkpoint(path)
-    parameters = sum(tensor.numel() for tensor in checkpoint.weights.values() if tensor.is_floating_point())
+    checkpoint = load_network(path)
+    weights = checkpoint.weights if isinstance(checkpoint, Checkpoint) else checkpoint
+    parameters = sum(tensor.numel() for tensor in weights.values() if tensor.is_floating_point())
+    if not isinstance(checkpoint, Checkpoint):
+        shapes = {name: list(tensor.shape) for name, tensor in weights.items()}
+        ends = {name: shapes[name] for name in (next(iter(shapes)), next(reversed(shapes)))}
+        told = {"fingerprint": weights_fingerprint("", weights), "numbers": parameters, "tensors": len(weights)}
+        return {"kind": "plain state_dict", **told, "first_and_last": ends}
     record = {key: getattr(checkpoint, key) for key in checkpoint.__dataclass_fields__ if key != "weights"}
     return {"kind": "checkpoint", "fingerprint": checkpoint.fingerprint, "numbers": parameters, **record}
 

@@ -20,12 +20,13 @@ from toolkit.training.targets import Targets
 
 @dataclass(frozen=True)
 class Knowledge:
-    """A teacher's logits for a bundle's rows, where they come from, and its own predictions on the test split."""
+    """A teacher's logits for a bundle's rows, where they come from, and its own predictions on the test split, or None
+    where they are not known."""
 
     targets: Targets
     record: CacheRecord
     fingerprint: str
-    test_classes: np.ndarray
+    test_classes: np.ndarray | None
 
 
 def choose_teacher(bundle: Bundle, teacher: str | None) -> str:
@@ -58,6 +59,7 @@ def load_knowledge(
     made_by = bundle.targets_command(name)
     with open_cache(bundle.targets_path(name), made_by) as cache:
         plan = bundle.data.plan
+        made_by = cache.made_by if cache.record.imported else made_by
         if cache.record.classes != bundle.data.classes:
             raise FailureError(
                 f"{cache.path}: targets over {cache.record.classes} classes, the data have {bundle.data.classes}. "

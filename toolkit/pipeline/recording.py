@@ -80,8 +80,8 @@ class Recording:
         def look(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return seeing.run(views, self.rows_m[positions], 0)
 
-        exact = not compiled
-        return Recorder(model, rows_n, classes, device, self.parts, seed_index, self.snapshots, look, exact, progress)
+        how = (self.snapshots, look, not compiled, progress, self.compute.processes)
+        return Recorder(model, rows_n, classes, device, self.parts, seed_index, *how)
 
     def join(
         self, path: Path, settings: dict[str, Any], teacher: str, teacher_fingerprint: str, top1s: list[float]

@@ -29,7 +29,10 @@ def earlier_result(record: Path, settings: dict[str, Any], force: bool) -> dict[
         or "top1" not in content["result"]
     ):
         raise FailureError(f"{record.parent}: the record of its run is not whole. Pass --force to replace it")
-    difference = differing(content["settings"], settings)
+    known = content["settings"]
+    if known.get("alpha") == 0:  # up to 0.4.0 a temperature that nothing used was noted
+        known = {**known, "temperature": None}
+    difference = differing(known, settings)
     if difference:
         raise FailureError(
             f"{record.parent}: a finished run with other settings ({difference}). "
@@ -54,7 +57,8 @@ def trained_name(settings: dict[str, Any]) -> str:
     shown = {"b": "batch_size", "lr": "lr"}
     changed = [f"-{sign}{settings[key]:g}" for sign, key in shown.items() if settings[key] != getattr(preset, key)]
     compiled = "-compiled" if settings.get("compiled") else ""
-    return ("" if settings["recipe"] == "fast" else f"-{settings['recipe']}") + "".join(changed) + compiled
+    several = f"-p{settings['processes']}" if "processes" in settings else ""
+    return ("" if settings["recipe"] == "fast" else f"-{settings['recipe']}") + "".join(changed) + compiled + several
 
 
 def timing(history: list[dict[str, Any]], source: str, compile_s: float) -> dict[str, Any]:

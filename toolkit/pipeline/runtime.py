@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from toolkit.core.device import available_cpus, parameter_dtype, resolve_device, resolve_precision
 from toolkit.core.errors import UsageError
+from toolkit.core.processes import ALONE, Processes
 
 
 @dataclass(frozen=True)
 class Compute:
     device: torch.device
     precision: str
+    processes: Processes = ALONE
 
     @property
     def threads(self) -> int:
@@ -30,8 +33,11 @@ class Compute:
         return model.to(device=self.device, dtype=self.dtype).to(memory_format=torch.channels_last)
 
 
-def compute_on(device: str = "auto", precision: str = "auto", threads: int | None = None) -> Compute:
-    """Without `threads`, OMP_NUM_THREADS holds; without both, torch's own choice, but no more than the CPUs it has.
+def compute_on(
+    device: str = "auto", precision: str = "auto", threads: int | None = None, processes: Processes = ALONE
+) -> Compute:
+    """Without `threads`, OMP_NUM_THREADS holds (torchrun sets it to 1); without both, torch's own choice, but no more
+    than the CPUs it has. Of several processes each has a GPU of its own.
 
     Raises UsageError for a device, precision or number of threads that cannot be.
     """
@@ -42,8 +48,28 @@ def compute_on(device: str = "auto", precision: str = "auto", threads: int | Non
     elif "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), available_cpus()))
     resolved = resolve_device(device)
+    if processes.count > 1 and resolved.type == "cuda":
+        resolved = _own_gpu(resolved, processes)
     settled = resolve_precision(precision, resolved)
     if resolved.type == "cuda" and settled == "float32":
         # cuDNN would multiply in TF32, with ten bits of mantissa, and still call it float32
         torch.backends.cudnn.allow_tf32 = False
-    return Compute(resolved, settled)
+    return Compute(resolved, settled, processes)
+
+
+def _own_gpu(asked: torch.device, processes: Processes) -> torch.device:
+    """Raises UsageError where there are fewer than processes, or one was named."""
+    if asked.index is not None:
+        raise UsageError(f"--device {asked}: several processes can't share a GPU. Use --device cuda, for one each")
+    if processes.local_rank >= torch.cuda.device_count():
+        raise UsageError(
+            f"--device cuda: torch finds {torch.cuda.device_count()} GPUs here, too few for a process each. "
+            "Give torchrun a smaller --nproc-per-node, or use --device cpu"
+        )
+    torch.cuda.set_device(processes.local_rank)
+    return torch.device("cuda", processes.local_rank)
+
+
+def processes_settings(compute: Compute) -> dict[str, Any]:
+    """Shares of a batch are summed in another order, so it is a setting of the run, of more than one process."""
+    return {"processes": compute.processes.count} if compute.processes.count > 1 else {}

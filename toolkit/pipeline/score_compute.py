@@ -18,7 +18,7 @@ from toolkit.core.progress import Progress
 from toolkit.formats.cache import CacheReader
 from toolkit.formats.dataset import DataRecord, cache_command
 from toolkit.formats.dynamics import DynamicsReader, dynamics_command
-from toolkit.pipeline.score_sources import Sources
+from toolkit.pipeline.score_sources import Sources, lacking_features
 from toolkit.scores import AT_INITIALISATION, DYNAMICS, FEATURES, SCORES, feature_score
 from toolkit.scores.from_features import NEIGHBOURS, visits_of
 
@@ -57,11 +57,16 @@ def wanted_scores(
         return [_one(sources, key, fingerprints, device) for key in asked], []
     skipped = list(sources.missing.values())
     possible = list(FEATURES) if sources.cache is not None else []
+    if sources.cache is not None and not sources.cache.has_features:
+        possible = []
+        skipped.append(str(lacking_features(sources.cache, f"each of {', '.join(FEATURES)}")))
     if sources.dynamics is not None:
         record = sources.dynamics.record
         possible += [key for key, score in DYNAMICS.items() if score.of == "training" and record.epochs >= score.least]
         possible.append(f"el2n@{max(1, round(record.epochs / 10))}")
         possible += [f"grand@{epoch}" for epoch in record.snapshots]
+    if not possible and sources.cache is not None and sources.cache.record.imported:
+        raise FailureError(f"nothing to compute beside what the cache holds: {skipped[-1]}")
     return [_one(sources, key, fingerprints, device) for key in possible], skipped
 
 
@@ -77,11 +82,14 @@ def _is_of_pass(sources: Sources, name: str) -> bool:
 
 
 def lacking_views(cache: CacheReader, name: str, record: DataRecord) -> UsageError:
-    command = cache_command(record, cache.record.teacher).removesuffix(" --force")
+    """The error for a score of the pass that is not in the cache, for want of views or of features."""
+    if SCORES[name].needs_features and not cache.has_features:
+        return lacking_features(cache, f"score {name}")
     needs = SCORES[name].needs_views
-    return UsageError(
-        f"score {name} needs {needs} cached views, {cache.path} holds {cache.slots}. Run: {command} --views {needs}"
-    )
+    command = f"{cache_command(record, cache.record.teacher).removesuffix(' --force')} --views {needs}"
+    if cache.record.imported:
+        command = f"{cache.made_by}, with --logits for each of {needs} slots"
+    return UsageError(f"score {name} needs {needs} cached views, {cache.path} holds {cache.slots}. Run: {command}")
 
 
 def _one(sources: Sources, name: str, fingerprints: dict[str, str], device: str) -> Wanted:
@@ -93,6 +101,8 @@ def _one(sources: Sources, name: str, fingerprints: dict[str, str], device: str)
         raise UsageError(f"--score {name}: {AT_INITIALISATION}. Use an early snapshot: --snapshots 2 of train-teacher")
     if of in sources.missing:
         raise FailureError(f"--score {name}: {sources.missing[of]}")
+    if of == "cache" and sources.cache is not None and not sources.cache.has_features:
+        raise lacking_features(sources.cache, f"--score {name}")
     about, compute = _of_features(sources, name, device) if of == "cache" else _of_dynamics(sources, family, at)
     made_of = {"of": of, "source": fingerprints[of], "teacher_fingerprint": sources.teacher_fingerprint}
     return Wanted(name, {**about, **made_of}, compute)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.core.errors import FailureError
+from toolkit.core.errors import FailureError, UsageError
 from toolkit.formats.cache import CacheReader, open_cache
 from toolkit.formats.dataset import DataRecord, PackedData, cache_command
 from toolkit.formats.dynamics import DynamicsReader, DynamicsRecord, open_dynamics
@@ -49,7 +49,15 @@ class Sources:
 
 def features_fingerprint(cache: CacheReader) -> str:
     """Of what scores are computed from that the pass did not write itself."""
-    return cache.contents_fingerprint("features", "labels")
+    return cache.contents_fingerprint(*(["features"] if cache.has_features else []), "labels")
+
+
+def lacking_features(cache: CacheReader, what: str) -> UsageError:
+    """The error for `what` needs features, where logits were imported without any."""
+    return UsageError(
+        f"{what} needs features, and {cache.path} holds none: its logits were imported alone. "
+        f"Run: {cache.made_by} --features FILE"
+    )
 
 
 def open_sources(stack: ExitStack, workspace: Workspace, data: PackedData, teacher: str) -> Sources:

@@ -10,6 +10,7 @@ import torch
 
 from toolkit.core.device import free_memory_bytes
 from toolkit.core.errors import UsageError, unknown_name
+from toolkit.core.processes import parts_fit
 from toolkit.formats.beton import Beton
 from toolkit.formats.dataset import DataRecord
 from toolkit.formats.views_of import ViewReader
@@ -36,8 +37,9 @@ def open_source(
 ) -> ResidentSource | StreamSource:
     """Batches of the rows of `images` at `indices_m`, shown as the data's plan says; with `weights_m`, weighted.
 
-    `kind` is one of SOURCES: auto is resident where images and targets fit in half of the device's free memory. Raises
-    UsageError for another, and for resized crops that should be resident.
+    Of several processes each is given its share of every batch. `kind` is one of SOURCES: auto is resident where images
+    and targets fit in half of the device's free memory. Raises UsageError for another, for resized crops that should be
+    resident, and for batches with fewer rows than processes.
     """
     check_source(kind, data.plan)
     needed = resident_bytes(len(indices_m), data, targets)
@@ -46,11 +48,14 @@ def open_source(
         fits = data.plan.finite and all(needed <= _SHARE * free_bytes(place) for place in places)
         kind = "resident" if fits else "stream"
     common = (data.plan, data.mean, data.std, batch_size, seed, compute.device, compute.dtype, targets)
+    part = (compute.processes.rank, compute.processes.count)
+    parts_fit(len(indices_m), batch_size, compute.processes)
     if kind == "stream":
-        return StreamSource(images, indices_m, *common, workers=compute.threads, weights_n=weights_m)
+        return StreamSource(images, indices_m, *common, workers=compute.threads, weights_n=weights_m, part=part)
     views = ViewReader(images, data.plan, batch_size, compute.device, compute.threads)
     records = images.records_n[indices_m]
-    return ResidentSource(views.frames(indices_m), records["label"], records["row"], *common, weights_n=weights_m)
+    labels_m, rows_m = records["label"], records["row"]
+    return ResidentSource(views.frames(indices_m), labels_m, rows_m, *common, weights_n=weights_m, part=part)
 
 
 def check_source(kind: str, plan: Plan | None = None) -> None:

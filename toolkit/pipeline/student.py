@@ -11,23 +11,27 @@ from torch import nn
 
 from toolkit.core.errors import FailureError
 from toolkit.core.locks import only_writer
+from toolkit.core.processes import ALONE, Processes, in_processes, refuse_in_processes
 from toolkit.core.progress import Progress, silent
-from toolkit.distill.losses import distillation_loss
+from toolkit.distill.losses import LOSSES, distillation_loss
 from toolkit.formats.bundle import Bundle
 from toolkit.formats.dataset import PackedData, pack_command
 from toolkit.formats.workspace import Workspace
-from toolkit.models.zoo import build_model, images_seen
+from toolkit.models.zoo import images_seen
+from toolkit.pipeline.alpha_search import settled_alpha
 from toolkit.pipeline.data import ensure_packed
 from toolkit.pipeline.knowledge import Knowledge
+from toolkit.pipeline.known_networks import new_network
 from toolkit.pipeline.run_folder import earlier_result, forget, keep, timing
 from toolkit.pipeline.runtime import Compute, compute_on
 from toolkit.pipeline.sources import check_source, open_source
-from toolkit.pipeline.student_request import open_student_request
+from toolkit.pipeline.student_request import StudentRequest, open_student_request
 from toolkit.training.evaluate import predict, top1
 from toolkit.training.loop import EpochResult, Trainer
-from toolkit.training.run import run_to_end
+from toolkit.training.run import MINUTES, check_minutes, run_to_end
 
 
+@in_processes
 def distill(
     workspace: Workspace,
     name: str | None = None,
@@ -38,6 +42,8 @@ def distill(
     compiled: bool = False,
     data_dir: Path | None = None,
     force: bool = False,
+    checkpoint_minutes: float = MINUTES,
+    processes: Processes = ALONE,
     progress: Progress = silent,
     on_start: Callable[[str], None] = lambda line: None,
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
@@ -45,59 +51,88 @@ def distill(
 ) -> dict[str, Any]:
     """Trains a student on a bundle and its cached targets; `asked` are the keywords of `open_student_request`.
 
-    A killed run resumes; a finished one with the same settings is returned as it is. `top1` and `agreement` (percent,
-    test split) are the last epoch's, never the best one's. `source` is one of pipeline.sources.SOURCES, `compiled`
-    goes through torch.compile. Raises UsageError or FailureError.
+    A killed run resumes, from its last epoch or `checkpoint_minutes`; SIGINT and SIGTERM save it and raise Stopped. A
+    finished one with the same settings is returned as it is. Started by torchrun, several processes train one student
+    together. `top1` and `agreement` (percent, test split) are the last epoch's, never the best one's. `source` is one
+    of pipeline.sources.SOURCES, `compiled` goes through torch.compile. Raises UsageError or FailureError.
     """
-    compute = compute_on(device, precision, threads)
+    compute = compute_on(device, precision, threads, processes)
     check_source(source)
+    check_minutes(checkpoint_minutes)
+    if not processes.first:
+        progress, on_start = silent, _unsaid
     request = open_student_request(workspace, compute, compiled=compiled, **asked)
     bundle, knowledge, settings = request.bundle, request.knowledge, request.settings
+    _check_processes(request, processes)
     check_source(source, bundle.data.plan)
     taken = f"subset {bundle.folder} ({bundle.record.rows:,} rows)"  # said once nothing is wrong with what was asked
     first = ", compiling first: up to a minute" if compiled else ""
     folder = workspace.run(request.name if name is None else name)
     student, finished = folder / "student.pt", folder / "run.json"
-    with only_writer(student):
-        earlier = earlier_result(finished, settings, force)
+    with only_writer(student, processes):
+        earlier = processes.first_only(lambda: earlier_result(finished, settings, force))
         if earlier is not None:
             on_start(taken)
             return earlier
-        test_data = _test_data(workspace, bundle, data_dir, progress)
+        test_data = processes.first_before(lambda: _test_data(workspace, bundle, data_dir, progress))
+        alpha, search = settled_alpha(request, compute, source, folder, force, progress=progress, on_trial=on_start)
         images_before = images_seen()
         targets = knowledge.targets if knowledge else None
         how = (request.recipe.batch_size, settings["seed"], compute, targets, source, request.weights_m)
         fed = open_source(bundle.images(), bundle.indices_m, bundle.data, *how)
-        model = compute.place(build_model(settings["arch"], bundle.data.classes, settings["width"], settings["seed"]))
+        model = new_network(settings["arch"], settings["width"], settings["seed"], bundle.data, compute)
         if force:
-            forget(folder)
+            processes.first_only(lambda: forget(folder))
         on_start(taken + first)
-        loss = distillation_loss(request.asked.alpha, request.asked.temperature)
+        loss = distillation_loss(alpha, request.asked.temperature, request.asked.loss, request.asked.beta)
         run = (request.recipe, request.steps, compute.device, compute.precision, compiled)
-        trainer = Trainer(model, fed, loss, *run)
-        history = run_to_end(trainer, folder, settings, progress, on_epoch)
-        result = {
-            "path": str(folder),
-            "name": folder.name,
-            **{key: settings[key] for key in ("subset", "teacher")},
-            **_test_scores(model, test_data, knowledge, compute),
-            **{key: settings[key] for key in ("alpha", "temperature", "match", "views", "epochs", "seed")},
-            **timing(history, fed.name, trainer.compile_s),
-            "teacher_forward_passes": images_seen() - images_before - images_seen(model),
-        }
-        keep(
-            finished,
-            student,
-            model,
-            bundle.data,
-            settings,
-            result,
-            teacher_images_behind_targets=knowledge.record.teacher_images if knowledge else 0,
-            student_images=sum(epoch["images"] for epoch in history),
-            threads=compute.threads,
-            subset={key: value for key, value in asdict(bundle.record).items() if key != "data"},
-        )
-    return result
+        trainer = Trainer(model, fed, loss, *run, seed=settings["seed"], processes=processes)
+        history = run_to_end(trainer, folder, settings, progress, on_epoch, minutes=checkpoint_minutes)
+        passes = processes.total(images_seen() - images_before - images_seen(model))
+
+        def ended() -> dict[str, Any]:
+            result: dict[str, Any] = {
+                "path": str(folder),
+                "name": folder.name,
+                **{key: settings[key] for key in ("subset", "teacher")},
+                **_test_scores(model, test_data, knowledge, compute),
+                "alpha": alpha,
+                **{key: settings[key] for key in ("temperature", "match", "views", "epochs", "seed")},
+                **{key: settings[key] for key in ("loss", "beta") if key in settings},
+                **({"alpha_search": {key: search[key] for key in search if key != "trials"}} if search else {}),
+                **timing(history, fed.name, trainer.compile_s),
+                "teacher_forward_passes": passes + (search["teacher_forward_passes"] if search else 0),
+            }
+            keep(
+                finished,
+                student,
+                model,
+                bundle.data,
+                settings,
+                result,
+                teacher_images_behind_targets=knowledge.record.teacher_images if knowledge else 0,
+                student_images=sum(epoch["images"] for epoch in history),
+                threads=compute.threads,
+                subset={key: value for key, value in asdict(bundle.record).items() if key != "data"},
+                **({"alpha_search": search} if search else {}),
+            )
+            return result
+
+        return processes.first_only(ended)
+
+
+def _unsaid(line: str) -> None:
+    """The first of several processes speaks for all."""
+
+
+def _check_processes(request: StudentRequest, processes: Processes) -> None:
+    """Raises UsageError for what several processes can't do."""
+    asked = request.asked
+    if asked.alpha == "search":
+        refuse_in_processes(processes.count, "--alpha search", "Search first, then give its --alpha to torchrun")
+    if asked.alpha != 0 and not LOSSES[asked.loss].rows_apart:
+        why = "it compares the rows of a batch, of which each process sees its share"
+        refuse_in_processes(processes.count, f"--loss {asked.loss} ({why})", "Use another --loss, or no torchrun")
 
 
 def _test_data(workspace: Workspace, bundle: Bundle, data_dir: Path | None, progress: Progress) -> PackedData:
@@ -116,8 +151,9 @@ def _test_data(workspace: Workspace, bundle: Bundle, data_dir: Path | None, prog
 def _test_scores(
     model: nn.Module, data: PackedData, knowledge: Knowledge | None, compute: Compute
 ) -> dict[str, float | None]:
-    """`top1`, and `agreement` with the teacher's own predictions (None without a teacher), in percent."""
+    """`top1`, and `agreement` with the teacher's own predictions (None where they are not known), in percent."""
     test, record = data.split("test"), data.record
     predicted_n = predict(model, test, record.plan, record.mean, record.std, compute.device, compute.precision)
-    agreement = None if knowledge is None else top1(predicted_n, knowledge.test_classes)
+    taught = None if knowledge is None else knowledge.test_classes
+    agreement = None if taught is None else top1(predicted_n, taught)
     return {"top1": top1(predicted_n, test.labels_n), "agreement": agreement}

@@ -12,14 +12,17 @@ import numpy as np
 from toolkit.core.errors import UsageError
 from toolkit.core.hashing import checked_seed
 from toolkit.core.recipes import Recipe, resolve_recipe
-from toolkit.distill.losses import tail_weights
+from toolkit.distill.losses import LOSSES
 from toolkit.distill.settings import DistillSettings
+from toolkit.distill.terms import needs_every_logit
+from toolkit.distill.top_k import tail_weights
 from toolkit.formats.bundle import Bundle, open_bundle
 from toolkit.formats.encodings import TopLogits
 from toolkit.formats.workspace import Workspace
+from toolkit.pipeline.held_out import held_out_of
 from toolkit.pipeline.knowledge import Knowledge, load_knowledge
 from toolkit.pipeline.run_folder import compiled_settings, trained_name
-from toolkit.pipeline.runtime import Compute
+from toolkit.pipeline.runtime import Compute, processes_settings
 from toolkit.selection.methods import METHODS
 
 
@@ -50,7 +53,9 @@ def open_student_request(
     iterations: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
-    alpha: float = 1.0,
+    loss: str = "kd",
+    beta: float | None = None,
+    alpha: float | str = 1.0,
     temperature: float = 4.0,
     match: str = "exact",
     views: int | None = None,
@@ -63,22 +68,28 @@ def open_student_request(
     """Checks all that was asked, then finds the bundle (default: the newest) and its targets. Writes nothing.
 
     `iterations`, instead of `epochs`, ends the run after that many steps; `views` uses only the first few slots;
-    `weights` counts each row as the method of selection says. Who resolves many students passes an `open_bundle` and
-    a `load_knowledge` that remember. Raises UsageError or FailureError.
+    `weights` counts each row as the method of selection says; `loss`, `beta` and `alpha` are as in DistillSettings.
+    Who resolves many students passes an `open_bundle` and a `load_knowledge` that remember. Raises UsageError or
+    FailureError.
     """
-    asked = DistillSettings(alpha, temperature, match, iterations)
+    asked = DistillSettings(alpha, temperature, match, iterations, loss, beta)
     settled = resolve_recipe(recipe, epochs, batch_size, lr)
     checked_seed(seed)
     if epochs is not None and iterations is not None:
         raise UsageError(f"--epochs {epochs} and --iterations {iterations} both say how long: give one of them")
     bundle = open_bundle(workspace.subset(subset) if subset is not None else workspace.newest_subset())
+    asked = asked.resolved(bundle.record.fraction)
+    if weights:
+        asked.refuse_weights()
     weights_m = _weights(bundle, teacher) if weights else None
+    if asked.alpha == "search":
+        held_out_of(bundle, seed)  # refuses a subset too small for it
     batches_per_epoch = -(-bundle.record.rows // settled.batch_size)
     steps = iterations or settled.epochs * batches_per_epoch
     settled = replace(settled, epochs=-(-steps // batches_per_epoch))
-    knowledge = None if alpha == 0 else load_knowledge(bundle, teacher, match, views)
+    knowledge = None if asked.alpha == 0 else load_knowledge(bundle, teacher, match, views)
     if knowledge and isinstance(knowledge.targets.encoding, TopLogits):
-        tail_weights(temperature)  # refuses a temperature that the rest's log-sum-exps do not reach
+        _check_top_k(asked, bundle, knowledge)
     settings = {
         "subset": bundle.record.name,
         "rows_fingerprint": bundle.record.rows_fingerprint,
@@ -89,7 +100,7 @@ def open_student_request(
         "arch": arch,
         "width": width,
         "alpha": asked.alpha,
-        "temperature": asked.temperature,
+        "temperature": asked.temperature,  # None where nothing uses it
         "match": knowledge.targets.match if knowledge else None,
         "views": knowledge.targets.slots if knowledge else None,
         "iterations": steps,
@@ -100,7 +111,9 @@ def open_student_request(
         **asdict(settled),
         "milestones": list(settled.milestones),
         **compiled_settings(compiled),
-        # only where asked for: the runs of earlier versions have no such setting
+        **processes_settings(compute),
+        # only where asked for: the runs of earlier versions have no such settings
+        **({} if asked.loss == "kd" else {"loss": asked.loss, "beta": asked.beta}),
         **({"weights": bundle.record.weights_fingerprint} if weights else {}),
     }
     name = _default_name(settings, iterations)
@@ -112,13 +125,31 @@ def _default_name(settings: dict[str, Any], iterations: int | None) -> str:
     length = f"i{iterations}" if iterations else f"e{settings['epochs']}"
     taught = "no-kd"
     if settings["teacher"] is not None:
-        taught = (
-            f"{settings['teacher']}-a{settings['alpha']:g}-t{settings['temperature']:g}"
-            f"-{settings['match']}{settings['views']}"
-        )
+        alpha, temperature = settings["alpha"], settings["temperature"]
+        weighed = f"-a{alpha}" if isinstance(alpha, str) else f"-a{alpha:g}"
+        softened = "" if temperature is None else f"-t{temperature:g}"
+        shown = f"-{settings['match']}{settings['views']}"
+        taught = f"{settings['teacher']}{_loss_name(settings)}{weighed}{softened}{shown}"
     arch, trained = settings["arch"].replace(":", "-"), trained_name(settings)
     weighted = "-weighted" if "weights" in settings else ""
     return f"{settings['subset']}-{arch}{wide}-{taught}{trained}{weighted}-{length}-s{settings['seed']}"
+
+
+def _loss_name(settings: dict[str, Any]) -> str:
+    """Nothing for kd; a beta only where it is not the loss's own."""
+    if "loss" not in settings:
+        return ""
+    loss, beta = settings["loss"], settings["beta"]
+    return f"-{loss}" + ("" if beta == LOSSES[loss].beta else f"-b{beta:g}")
+
+
+def _check_top_k(asked: DistillSettings, bundle: Bundle, knowledge: Knowledge) -> None:
+    """Raises UsageError where the K largest logits are too few for this loss, or do not reach its temperature."""
+    if not asked.kind.top_k:
+        again = bundle.targets_command(knowledge.record.teacher)
+        raise needs_every_logit(asked.loss, knowledge.targets.encoding.name, again)
+    if asked.temperature is not None:
+        tail_weights(asked.temperature)
 
 
 def _weights(bundle: Bundle, teacher: str | None) -> np.ndarray:

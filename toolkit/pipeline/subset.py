@@ -60,6 +60,7 @@ def build_subsets(
     data_dir: Path | None = None,
     limit: int | None = None,
     force: bool = False,
+    dry_run: bool = False,
     progress: Progress = silent,
     on_made: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> list[dict[str, Any]]:
@@ -75,7 +76,8 @@ def build_subsets(
     its rows are not chosen again where all that its method looked at is as it was. All that was asked is checked before
     the first bundle is written. Each is told to `on_made` once it is there, and stays whatever comes after it.
     `random_beside` in a result is the command of the random subset to compare with, None where it is there or asked
-    for. Raises UsageError or FailureError.
+    for. With `dry_run` nothing is written: a result says no more than its `name`, and whether it is `there`. Raises
+    UsageError or FailureError.
     """
     fractions, methods = list(dict.fromkeys(fractions)), list(dict.fromkeys(methods))
     wanted = [(method, fraction) for method in methods for fraction in fractions]
@@ -110,6 +112,9 @@ def build_subsets(
         caches = _caches(stack, workspace, data, teacher)
         records = [_record(asked, method, fraction, known, data, name) for method, fraction in wanted]
         folders = [workspace.root / "subsets" / checked_name(record.name) for record in records]
+        if dry_run:
+            there = map(_is_there, folders, records)
+            return [{"name": record.name, "there": found} for record, found in zip(records, there, strict=True)]
         if force or not all(map(_is_there, folders, records)):
             _ = known.pool  # damage in it is told before anything is written
         randoms = None if "random" in methods else random_subsets(workspace)
@@ -165,7 +170,9 @@ def _record(
         scores_fingerprint=known.scores_fingerprint if needs_score else None,
         cache_fingerprint=known.cache_fingerprint(method),
     )
-    return record if name is not None else replace(record, name=_default_name(record, data.record.key))
+    return (
+        record if name is not None else replace(record, name=_default_name(record, data.record.key.replace(":", "-")))
+    )
 
 
 def _choose(

@@ -21,7 +21,7 @@ from toolkit.formats.dataset import PackedData, cache_command
 from toolkit.formats.encodings import FullLogits, TopLogits
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.found_scores import find_score
-from toolkit.pipeline.score_sources import open_cache_of, teacher_of
+from toolkit.pipeline.score_sources import lacking_features, open_cache_of, teacher_of
 from toolkit.selection import checked, choose
 from toolkit.selection.methods import METHODS
 from toolkit.selection.pool import How, Picked, Pool
@@ -157,6 +157,9 @@ def what_is_known(
     if needs & _SEES:
         cache = open_cache_of(stack, workspace, data, teacher_of(workspace, asked.teacher, data.record))
         _need_all_logits(cache, data, [name for name in asked.methods if "logits" in METHODS[name].needs])
+        seeing = [name for name in asked.methods if "features" in METHODS[name].needs]
+        if seeing and not cache.has_features:
+            raise lacking_features(cache, f"--method {', '.join(seeing)}:")
     if "scores" in needs:
         scores_n, scored_by = find_score(workspace, data, asked.teacher, asked.score or _SCORE)
     return Known(asked.methods, labels_n, scores_n, scored_by, cache)
@@ -166,6 +169,8 @@ def _need_all_logits(cache: CacheReader, data: PackedData, needing: Sequence[str
     """Raises UsageError where methods need logits and only the largest are kept."""
     if needing and isinstance(cache.encoding, TopLogits):
         again = f"{cache_command(data.record, cache.record.teacher)} --views {cache.slots} --encoding int8"
+        if cache.record.imported:
+            again = cache.made_by.replace(cache.record.encoding, "int8")
         raise UsageError(
             f"--method {', '.join(needing)}: needs the logits of all classes, and {cache.path} keeps "
             f"{cache.encoding.name}. Run: {again}"

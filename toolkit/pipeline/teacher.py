@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from toolkit.core.errors import FailureError, UsageError
+from toolkit.core.errors import FailureError
 from toolkit.core.files import remove_folder
 from toolkit.core.hashing import checked_seed
 from toolkit.core.locks import only_writer
+from toolkit.core.processes import ALONE, Processes, in_processes
 from toolkit.core.progress import Progress, silent
 from toolkit.core.recipes import resolve_recipe
 from toolkit.formats.beton import Beton
-from toolkit.formats.checkpoint import Checkpoint, load_checkpoint
+from toolkit.formats.checkpoint import Checkpoint
 from toolkit.formats.dataset import DataRecord, PackedData
 from toolkit.formats.parts import Parts
 from toolkit.formats.workspace import Workspace, checked_name
-from toolkit.models.zoo import build_model, load_weights
 from toolkit.pipeline.data import bundle_and_data
+from toolkit.pipeline.known_networks import network_of, new_network
 from toolkit.pipeline.recording import Recording, check_recording
 from toolkit.pipeline.run_folder import (
     compiled_settings,
@@ -33,37 +34,20 @@ from toolkit.pipeline.run_folder import (
     timing,
     trained_name,
 )
-from toolkit.pipeline.runtime import Compute, compute_on
+from toolkit.pipeline.runtime import Compute, compute_on, processes_settings
 from toolkit.pipeline.sources import check_source, open_source
 from toolkit.teacher.train import label_loss
 from toolkit.training.evaluate import predict, top1
 from toolkit.training.loop import EpochResult, Trainer
-from toolkit.training.run import run_to_end
+from toolkit.training.run import MINUTES, check_minutes, run_to_end
 
 
-def load_model(path: Path, data: PackedData, compute: Compute) -> tuple[Checkpoint, torch.nn.Module]:
-    """A checkpoint's record and its network, evaluating. Raises FailureError when broken or not for these data."""
-    checkpoint = load_checkpoint(path)
-    record = data.record
-    if checkpoint.classes != record.classes:
-        raise FailureError(
-            f"{path}: a teacher of {checkpoint.classes} classes, but {record.dataset} has {record.classes}. "
-            f"Run: kdtool train-teacher --dataset {record.dataset}"
-        )
-    if checkpoint.dataset != record.dataset:
-        raise FailureError(
-            f"{path}: trained on {checkpoint.dataset}, but the data are {record.dataset}. "
-            f"Run: kdtool train-teacher --dataset {record.dataset}"
-        )
-    try:
-        model = build_model(checkpoint.arch, checkpoint.classes, checkpoint.width)
-    except UsageError as error:  # here it is not the user who asked for it
-        raise FailureError(f"{path}: names a network that can't be built ({error})") from error
-    load_weights(model, checkpoint.weights, str(path))
-    broken = [name for name, tensor in checkpoint.weights.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise FailureError(f"{path}: its weights are not all finite ({broken[0]}). Train it again with a smaller --lr")
-    return checkpoint, compute.place(model).eval()
+def load_model(
+    path: Path, data: PackedData, compute: Compute, arch: str | None = None, width: int | None = None
+) -> tuple[Checkpoint, torch.nn.Module]:
+    """A checkpoint's record and its network, evaluating; `arch` and `width` of a plain state_dict, and `arch` of any
+    network of one's own. Raises FailureError when broken or not for these data, UsageError for another network."""
+    return network_of(path, data.record, compute, arch, width)
 
 
 @dataclass(frozen=True)
@@ -77,6 +61,7 @@ class _Training:
     compile_s: float
 
 
+@in_processes
 def train_teacher(
     workspace: Workspace,
     dataset: str = "fashion-mnist",
@@ -100,6 +85,8 @@ def train_teacher(
     source: str = "auto",
     compiled: bool = False,
     force: bool = False,
+    checkpoint_minutes: float = MINUTES,
+    processes: Processes = ALONE,
     progress: Progress = silent,
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
 ) -> dict[str, Any]:
@@ -107,16 +94,21 @@ def train_teacher(
 
     With `dynamics`, what its training forward says of every row in every epoch is kept in dynamics.h5, and logits and
     features of all rows after the epochs of `snapshots` ("2,10"). `seeds` trainings, from `seed` on, are recorded; the
-    first is the teacher. A killed run resumes; a finished one with the same settings is returned as it is. `top1` is
-    the last epoch's, on the test split. Raises UsageError or FailureError.
+    first is the teacher. A killed run resumes, from its last epoch or `checkpoint_minutes`; on SIGINT and SIGTERM it
+    saves and raises Stopped. Started by torchrun, several processes train it together. A finished run with the same
+    settings is returned as it is. `top1` is the last epoch's, on the test split. Raises UsageError or FailureError.
     """
-    compute = compute_on(device, precision, threads)
+    compute = compute_on(device, precision, threads, processes)
+    check_minutes(checkpoint_minutes)
+    progress = progress if processes.first else silent
     settled = resolve_recipe(recipe, epochs, batch_size, lr)
     checked_seed(seed)
     checked_seed(seed + max(seeds, 1) - 1)
     check_source(source)
     shown_after = check_recording(dynamics, seeds, snapshots, settled.epochs)
-    bundle, data = bundle_and_data(workspace, subset, dataset, data_dir, limit, progress)
+    bundle, data = processes.first_before(
+        lambda: bundle_and_data(workspace, subset, dataset, data_dir, limit, progress)
+    )
     check_source(source, data.record.plan)
     settings = {
         "dataset": data.record.dataset,
@@ -132,17 +124,18 @@ def train_teacher(
         **asdict(settled),
         "milestones": list(settled.milestones),
         **compiled_settings(compiled),
+        **processes_settings(compute),
         **({"seeds": seeds} if seeds > 1 else {}),
         **({"snapshots": shown_after} if shown_after else {}),
     }
     name = checked_name(_default_name(data.record, settings) if name is None else name)
     folder = workspace.teacher(name)
-    build_model(arch, data.record.classes, width, seed)  # what can't be built is refused before anything is touched
+    new_network(arch, width, seed, data.record, compute)  # refused, if it is, before anything is touched
     weights, finished = folder / "teacher.pt", folder / "train.json"
     places = [folder, *(folder / f"seed-{seed + index}" for index in range(1, seeds))]
     unjoined = folder / "dynamics.h5.parts"
-    with only_writer(weights):
-        earlier = earlier_result(finished, settings, force)
+    with only_writer(weights, processes):
+        earlier = processes.first_only(lambda: earlier_result(finished, settings, force))
         if earlier is not None:
             if dynamics and not (folder / "dynamics.h5").is_file():
                 raise FailureError(
@@ -151,9 +144,7 @@ def train_teacher(
                 )
             return earlier
         if force:
-            forget(folder)
-            for old in (unjoined, *folder.glob("seed-*")):
-                remove_folder(old)
+            processes.first_only(lambda: _forget_all(folder, unjoined))
         train, test = data.split("train"), data.split("test")
         rows_m = np.arange(len(train)) if bundle is None else bundle.rows_of(data.record)
         recording = None
@@ -163,35 +154,47 @@ def train_teacher(
         def trained(index: int) -> _Training:
             own = {**settings, "seed": seed + index}
             fed = open_source(train, rows_m, data.record, settled.batch_size, own["seed"], compute, kind=source)
-            model = compute.place(build_model(arch, data.record.classes, width, own["seed"]))
+            model = new_network(arch, width, own["seed"], data.record, compute)
             watch = None if recording is None else recording.recorder(index, model, compiled, progress)
             observe = None if watch is None else watch.observe
             steps, on = settled.epochs * fed.batches_per_epoch, (compute.device, compute.precision)
-            trainer = Trainer(model, fed, label_loss, settled, steps, *on, compiled, observe)
-            history = run_to_end(trainer, places[index], own, progress, on_epoch, watch)
-            return _Training(model, history, _top1(model, test, data.record, compute), fed.name, trainer.compile_s)
+            trainer = Trainer(model, fed, label_loss, settled, steps, *on, compiled, observe, own["seed"], processes)
+            history = run_to_end(trainer, places[index], own, progress, on_epoch, watch, checkpoint_minutes)
+            scored = processes.first_only(lambda: _top1(model, test, data.record, compute))
+            return _Training(model, history, scored, fed.name, trainer.compile_s)
 
         trainings = [trained(index) for index in range(seeds)]
         first = trainings[0]
-        result = {
-            "path": str(weights),
-            "name": name,
-            "top1": first.top1,
-            "rows": len(rows_m),
-            "epochs": settled.epochs,
-            **timing(first.history, first.source, first.compile_s),
-        }
-        checkpoint = keep_weights(weights, first.model, data.record, settings, result)
-        if recording is not None:
-            top1s = [training.top1 for training in trainings]
-            recording.join(folder / "dynamics.h5", settings, name, checkpoint.fingerprint, top1s)
-            result["dynamics"] = str(folder / "dynamics.h5")
-        else:
-            (folder / "dynamics.h5").unlink(missing_ok=True)  # of a teacher that is no more
-        keep_record(finished, settings, result, threads=compute.threads)
-        for done in (unjoined, *places[1:]):
-            remove_folder(done)
-    return result
+
+        def ended() -> dict[str, Any]:
+            result = {
+                "path": str(weights),
+                "name": name,
+                "top1": first.top1,
+                "rows": len(rows_m),
+                "epochs": settled.epochs,
+                **timing(first.history, first.source, first.compile_s),
+            }
+            checkpoint = keep_weights(weights, first.model, data.record, settings, result)
+            if recording is not None:
+                top1s = [training.top1 for training in trainings]
+                recording.join(folder / "dynamics.h5", settings, name, checkpoint.fingerprint, top1s)
+                result["dynamics"] = str(folder / "dynamics.h5")
+            else:
+                (folder / "dynamics.h5").unlink(missing_ok=True)  # of a teacher that is no more
+            keep_record(finished, settings, result, threads=compute.threads)
+            for done in (unjoined, *places[1:]):
+                remove_folder(done)
+            return result
+
+        return processes.first_only(ended)
+
+
+def _forget_all(folder: Path, unjoined: Path) -> None:
+    """What an unfinished training left: its state, those of its other seeds, and what was recorded."""
+    forget(folder)
+    for old in (unjoined, *folder.glob("seed-*")):
+        remove_folder(old)
 
 
 def _top1(model: torch.nn.Module, test: Beton, record: DataRecord, compute: Compute) -> float:
@@ -206,5 +209,5 @@ def _default_name(data: DataRecord, settings: dict[str, Any]) -> str:
     trained = trained_name(settings)
     seeds = f"-seeds{settings['seeds']}" if "seeds" in settings else ""
     snapshots = f"-snap{'-'.join(map(str, settings['snapshots']))}" if "snapshots" in settings else ""
-    arch = settings["arch"].replace(":", "-")
-    return f"{data.key}-{arch}{wide}{part}{trained}{seeds}{snapshots}-s{settings['seed']}"
+    name = f"{data.key}-{settings['arch']}{wide}{part}{trained}{seeds}{snapshots}-s{settings['seed']}"
+    return name.replace(":", "-")

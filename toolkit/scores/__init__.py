@@ -21,6 +21,7 @@ class Score(NamedTuple):
     definition: str
     paper: str
     needs_views: int = 1
+    needs_features: bool = False
 
 
 SCORES = {
@@ -42,6 +43,7 @@ SCORES = {
         "‖p − y‖₂ · √(‖h‖₂² + 1)",
         "Paul et al., Deep Learning on a Data Diet (NeurIPS 2021), definition 2.1, exact for the last linear layer's "
         "weights and bias",
+        needs_features=True,
     ),
     "disagreement": Score(
         from_pass.disagreement,
@@ -54,10 +56,15 @@ SCORES = {
 
 def compute_scores(arrays: PassArrays, names: Iterable[str] = SCORES) -> dict[str, np.ndarray]:
     """Every score of `names` that the arrays allow: name to (n,) float32."""
-    views = arrays.logits_vnc.shape[0]
-    return {
-        name: SCORES[name].compute(arrays).astype(np.float32) for name in names if views >= SCORES[name].needs_views
-    }
+    possible = possible_scores(arrays.logits_vnc.shape[0], arrays.features_nd is not None)
+    return {name: SCORES[name].compute(arrays).astype(np.float32) for name in names if name in possible}
+
+
+def possible_scores(views: int, features: bool) -> list[str]:
+    """The scores of the pass that so many views allow, with or without features."""
+    return [
+        name for name, score in SCORES.items() if views >= score.needs_views and (features or not score.needs_features)
+    ]
 
 
 class DynamicsScore(NamedTuple):

@@ -12,10 +12,11 @@ import numpy as np
 
 
 class PassArrays(NamedTuple):
-    """`logits_vnc` (v, n, c) and `features_nd` (n, d) of any float type, `labels_n` (n,) integers."""
+    """`logits_vnc` (v, n, c) and `features_nd` (n, d) of any float type, `labels_n` (n,) integers. Features are None
+    where only logits are known."""
 
     logits_vnc: np.ndarray
-    features_nd: np.ndarray
+    features_nd: np.ndarray | None
     labels_n: np.ndarray
 
 
@@ -87,6 +88,8 @@ def grand(arrays: PassArrays) -> np.ndarray:
 
     For logits W h + b the gradient is (p − y) hᵀ for W and p − y for b, so the norm is ‖p − y‖ √(‖h‖² + 1), exactly.
     """
+    if arrays.features_nd is None:
+        raise ValueError("grand is of the features, and there are none")
     squared_n = (arrays.features_nd.astype(np.float64) ** 2).sum(axis=1)
     return el2n(arrays) * np.sqrt(squared_n + 1)
 

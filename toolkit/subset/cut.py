@@ -118,7 +118,7 @@ def cut_targets(cache: CacheReader, bundle: Bundle, train: Beton) -> Path:
         if not held:
             out.write("rows", rows_m)
             out.write("labels", cache.read("labels", rows_m))
-            for name in (*cache.encoding.arrays(0), "labels"):
+            for name in (*cache.encoding.arrays(0), "labels") if cache.has_test else ():
                 out.write(f"test/{name}", cache.read(f"test/{name}"))
     return path
 

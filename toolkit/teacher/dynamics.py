@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from toolkit.core.errors import FailureError
+from toolkit.core.processes import ALONE, Processes
 from toolkit.core.progress import Progress, silent
 from toolkit.formats.blocks import BLOCK_ROWS
 from toolkit.formats.cache_writing import CacheWriter
 from toolkit.formats.dynamics import SERIES, SNAPSHOT
 from toolkit.formats.parts import Parts
-from toolkit.models.zoo import last_linear
+from toolkit.models.zoo import head_of
 from toolkit.training.showing import Batch
 
 # (logits (n, c), features (n, d) float16) of the canonical views of the rows at these positions, by today's weights
@@ -49,10 +50,11 @@ def observed(logits_bc: Tensor, labels_b: Tensor, log_before_bc: Tensor) -> tupl
 class Recorder:
     """Watches one training, `observe` batch by batch, and keeps each epoch as a part that survives a kill.
 
-    All stays on the device until the epoch ends, (n, c) and (n, 6) float32; the former is part of each checkpoint.
+    All stays on the device until the epoch ends, (n, c) and (n, 6) float32; the former is part of each checkpoint, and
+    the latter of one within an epoch. Of several processes each sees its own rows: they are put together then.
     `rows_n` are the rows trained on, increasing. Under bfloat16 the logits that training sees keep three digits: the
-    last layer is computed again in float32 from its input (`exact`; not of compiled networks, whose inner layers can't
-    be listened to).
+    last layer is computed again in float32 from its input, where a linear layer makes the logits (`exact`; not of
+    compiled networks, whose inner layers can't be listened to).
     """
 
     def __init__(
@@ -67,15 +69,17 @@ class Recorder:
         look: Look,
         exact: bool = True,
         progress: Progress = silent,
+        processes: Processes = ALONE,
     ) -> None:
+        self._processes = processes
         self._model, self._parts, self._seed_index = model, parts, seed_index
         self._snapshots, self._look, self._progress = snapshots, look, progress
         self._rows_n = torch.from_numpy(np.asarray(rows_n, dtype=np.int64)).to(device)
         self._log_before_nc = torch.full((len(rows_n), classes), torch.nan, device=device)
         self._seen_n6 = torch.full((len(rows_n), len(SERIES)), torch.nan, device=device)
-        self._head, self._read = last_linear(model), list[Tensor]()
+        self._head, self._read = head_of(model) if exact else None, list[Tensor]()
         self._epochs = 0
-        if exact:
+        if self._head is not None:
             self._head.register_forward_pre_hook(self._listen)
 
     def _listen(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -85,7 +89,7 @@ class Recorder:
     @torch.no_grad()
     def observe(self, logits_bc: Tensor, batch: Batch) -> None:
         """Takes in a batch just after its forward pass, before the weights move. The host never waits."""
-        if self._read:
+        if self._head is not None and self._read:
             features_bd = self._read.pop().to(self._head.weight.dtype)
             logits_bc = F.linear(features_bd, self._head.weight, self._head.bias)
         at_b = torch.searchsorted(self._rows_n, batch.rows_b)
@@ -94,9 +98,14 @@ class Recorder:
 
     def end_epoch(self, epoch: int) -> None:
         """Keeps what was seen in `epoch`, from 1, and the snapshot after it where one is wanted."""
-        seen_n6 = self._seen_n6.cpu().numpy().copy()
-        assert np.isfinite(seen_n6[:, 0]).all(), "an epoch shows every row"
+        seen_n6, log_now_nc = self._of_all()
+        assert bool(torch.isfinite(seen_n6[:, 0]).all()), "an epoch shows every row"
         self._seen_n6.fill_(torch.nan)
+        self._log_before_nc.copy_(log_now_nc)
+        self._processes.first_only(lambda: self._keep(epoch, seen_n6.cpu().numpy()))
+        self._epochs = epoch
+
+    def _keep(self, epoch: int, seen_n6: np.ndarray) -> None:
         columns = {name: seen_n6[:, at].astype(SERIES[name]) for at, name in enumerate(SERIES)}
         self._parts.save(epoch_key(self._seed_index, epoch), **columns)
         if epoch in self._snapshots:
@@ -107,10 +116,24 @@ class Recorder:
                     key = snapshot_key(self._seed_index, epoch, start)
                     self._parts.save(key, logits=logits_nc.astype(np.float16), features=features_nd)
                     tick(stop - start)
-        self._epochs = epoch
+
+    def _of_all(self) -> tuple[Tensor, Tensor]:
+        """What all processes have seen of this epoch, NaN where it is still to come, and every row's newest
+        log-probabilities: (n, 6) and (n, c)."""
+        if self._processes.count == 1:
+            return self._seen_n6.clone(), self._log_before_nc
+        mine_n1 = ~self._seen_n6[:, :1].isnan()  # `correct` is a number wherever a row was seen
+        seen_n1 = self._processes.sum_(mine_n1.float()) > 0
+        seen_n6, log_now_nc = (
+            self._processes.sum_(torch.where(mine_n1, values, 0.0)) for values in (self._seen_n6, self._log_before_nc)
+        )
+        return torch.where(seen_n1, seen_n6, torch.nan), torch.where(seen_n1, log_now_nc, self._log_before_nc)
 
     def state(self) -> dict[str, Any]:
-        return {"epochs": self._epochs, "log_before": self._log_before_nc}
+        """Of several processes all must ask for it."""
+        seen_n6, log_now_nc = self._of_all()
+        within = {} if bool(seen_n6[:, 0].isnan().all()) else {"seen": seen_n6}
+        return {"epochs": self._epochs, "log_before": log_now_nc, **within}
 
     def load_state(self, state: dict[str, Any] | None) -> None:
         """Goes on where a killed training stopped. Raises FailureError where it had not recorded all of it."""
@@ -123,6 +146,8 @@ class Recorder:
             )
         self._epochs = epochs
         self._log_before_nc.copy_(state["log_before"])
+        if "seen" in state and self._processes.first:  # once: the others' will be added to it
+            self._seen_n6.copy_(state["seen"])
 
 
 def epoch_key(seed_index: int, epoch: int) -> str:

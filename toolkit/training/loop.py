@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -16,17 +16,27 @@ from torch import Tensor, nn
 
 from toolkit.core.device import autocast
 from toolkit.core.errors import FailureError
+from toolkit.core.hashing import mix
+from toolkit.core.processes import ALONE, Processes
 from toolkit.core.progress import Progress, silent
 from toolkit.core.recipes import Recipe, lr_at
 from toolkit.training.compile import Forward, compiled_forward
+from toolkit.training.gradients import sum_gradients
 from toolkit.training.showing import Batch
 
 Loss = Callable[[Tensor, Batch], Tensor]
 Observe = Callable[[Tensor, Batch], None]
 
+_SALT_CHANCE = 0xD1CE
+
+
+class Diverged(FailureError):
+    """A training whose loss or weights are no numbers any more."""
+
 
 class Source(Protocol):
-    """What the loop trains on: ResidentSource or StreamSource. Every batch but the last has `batch_size` rows."""
+    """What the loop trains on: ResidentSource or StreamSource. Every batch but the last has `batch_size` rows, of which
+    each of several processes is given its share. An epoch can be begun at any batch."""
 
     batch_size: int
 
@@ -35,7 +45,7 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batches(self, epoch: int) -> Generator[Batch, None, None]: ...
+    def batches(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]: ...
 
 
 @dataclass(frozen=True)
@@ -55,11 +65,31 @@ class EpochResult:
     wait_s: float
 
 
+@dataclass
+class _Under:
+    """An epoch under way: what its steps have given so far, in device tensors (reading one would make the host wait),
+    and the seconds that they and waiting for their batches took."""
+
+    losses: list[Tensor] = field(default_factory=list)
+    hits: list[Tensor] = field(default_factory=list)
+    images: int = 0
+    elapsed_s: float = 0.0
+    wait_s: float = 0.0
+
+    @property
+    def batches(self) -> int:
+        return len(self.losses)
+
+    def sums(self, processes: Processes) -> tuple[Tensor, Tensor]:
+        """(the loss of each step, all hits), over all processes."""
+        return processes.sum_(torch.stack(self.losses)), processes.sum_(torch.stack(self.hits).sum())
+
+
 class _Timed:
     """Batches, and the seconds spent waiting for them."""
 
-    def __init__(self, batches: Iterator[Batch]) -> None:
-        self._batches, self.wait_s = batches, 0.0
+    def __init__(self, batches: Iterator[Batch], under: _Under) -> None:
+        self._batches, self._under = batches, under
 
     def __iter__(self) -> _Timed:
         return self
@@ -69,7 +99,7 @@ class _Timed:
         try:
             return next(self._batches)
         finally:
-            self.wait_s += time.perf_counter() - start_s
+            self._under.wait_s += time.perf_counter() - start_s
 
 
 class Trainer:
@@ -77,7 +107,12 @@ class Trainer:
 
     `total_steps` ends the run, within an epoch if need be. The network is trained in place. With `compiled`, whole
     batches go through torch.compile; `compile_s` is what that took, outside of every epoch's time. `observe` is shown
-    every batch and its logits before the weights move; it must leave both as they are.
+    every batch and its logits before the weights move; it must leave both as they are. What the network draws by chance
+    (dropout) is decided by `seed`, the step and the process.
+
+    Several `processes` move the weights by the gradient of the whole batch, of which each has a share. Batch
+    normalisation alone knows of no others: it takes the statistics of its process's rows, and the running ones that are
+    kept are the first process's.
     """
 
     def __init__(
@@ -91,11 +126,15 @@ class Trainer:
         precision: str,
         compiled: bool = False,
         observe: Observe | None = None,
+        seed: int = 0,
+        processes: Processes = ALONE,
     ) -> None:
         self.model, self.source, self.loss, self.recipe = model, source, loss, recipe
         self.total_steps, self.device, self.precision = total_steps, device, precision
         self.epoch, self.step, self._observe = 0, 0, observe
         self.compiled, self.compile_s = compiled, 0.0
+        self.processes, self._under = processes, _Under()
+        self._chance = int(mix(seed, _SALT_CHANCE, processes.rank))
         self._whole: Forward | None = None  # compiled when the first whole batch is there
         self.optimizer = torch.optim.SGD(
             model.parameters(),
@@ -114,46 +153,66 @@ class Trainer:
     def epochs(self) -> int:
         return -(-self.total_steps // self.source.batches_per_epoch)
 
-    def run_epoch(self, progress: Progress = silent) -> EpochResult:
-        """One pass over the source, or what is left of the run. Raises FailureError naming the step of a NaN loss, or
-        the epoch that left weights which are not finite."""
+    def run_epoch(self, progress: Progress = silent, after_step: Callable[[], None] = lambda: None) -> EpochResult:
+        """One pass over the source, or what is left of it or of the run. `after_step` is called between two steps of
+        it, when `state` may be asked for. Raises Diverged naming the step of a NaN loss, or the epoch that left
+        weights which are not finite."""
         self.model.train()
-        losses: list[Tensor] = []  # device tensors: reading one would make the host wait
-        hits: list[Tensor] = []
-        images, first_step, start_s, compiled_s = 0, self.step, time.perf_counter(), -self.compile_s
-        label = f"epoch {self.epoch + 1}/{self.epochs}"
+        under, label = self._under, f"epoch {self.epoch + 1}/{self.epochs}"
+        start_s, compiled_s = time.perf_counter() - under.elapsed_s, self.compile_s
         # closed even after an error, whose traceback would otherwise keep a source's threads alive
-        with closing(self.source.batches(self.epoch)) as given, progress(label, len(self.source), "img") as tick:
-            batches = _Timed(given)
-            for batch in batches:
-                loss, hits_b = self._step(batch)
-                losses.append(loss)
-                hits.append(hits_b)
-                images += len(batch.labels_b)
-                tick(len(batch.labels_b))
+        with (
+            torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []),
+            closing(self.source.batches(self.epoch, under.batches)) as given,
+            progress(label, len(self.source), "img") as tick,
+        ):
+            tick(under.images)
+            for batch in _Timed(given, under):
+                rows = self._rows_of_all(batch)
+                loss, hits = self._step(batch)
+                under.losses.append(loss)
+                under.hits.append(hits)
+                under.images += rows
+                tick(rows)
                 if self.finished:
                     break
-        steps = torch.stack(losses)
-        self._refuse_nan(steps, first_step)
+                under.elapsed_s = time.perf_counter() - start_s - (self.compile_s - compiled_s)
+                if under.batches < self.source.batches_per_epoch:
+                    after_step()
+                    start_s = time.perf_counter() - under.elapsed_s - (self.compile_s - compiled_s)
+        losses, hits = under.sums(self.processes)
+        self._refuse_nan(losses, self.step - under.batches)
         self._refuse_broken_weights()
-        compiled_s += self.compile_s
-        elapsed_s = time.perf_counter() - start_s - compiled_s
-        self.epoch += 1
+        elapsed_s = time.perf_counter() - start_s - (self.compile_s - compiled_s)
+        self.epoch, self._under = self.epoch + 1, _Under()
         return EpochResult(
             epoch=self.epoch,
             steps=self.step,
-            images=images,
-            loss=float(steps.mean()),
-            train_top1=float(torch.stack(hits).sum()) / images,
+            images=under.images,
+            loss=float(losses.mean()),
+            train_top1=float(hits) / under.images,
             lr=self.optimizer.param_groups[0]["lr"],
-            images_per_s=images / elapsed_s,
+            images_per_s=under.images / elapsed_s,
             elapsed_s=elapsed_s,
-            wait_s=batches.wait_s,
+            wait_s=under.wait_s,
         )
 
     def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(the loss, the hits), of this process's rows; over all processes they add up to the batch's."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr_at(self.recipe, self.step, self.total_steps)
+        self._draw_anew()
+        self.optimizer.zero_grad(set_to_none=True)
+        if len(batch.labels_b):
+            loss, hits = self._backward(batch)
+        else:  # a ragged last batch may have fewer rows than there are processes
+            loss, hits = self._nothing()
+        sum_gradients(self.model, self.processes)
+        self.optimizer.step()
+        self.step += 1
+        return loss, hits
+
+    def _backward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         forward = self._forward_for(batch)
         with autocast(self.device, self.precision):
             logits_bc = forward(batch.images_bchw)
@@ -161,15 +220,33 @@ class Trainer:
         if self._observe is not None:
             self._observe(logits_bc.detach(), batch)
         loss = self.loss(logits_bc, batch)
-        self.optimizer.zero_grad(set_to_none=True)
+        if self.processes.count > 1:
+            loss = loss * (len(batch.labels_b) / self._rows_of_all(batch))
         loss.backward()
-        self.optimizer.step()
-        self.step += 1
         return loss.detach(), (logits_bc.detach().argmax(dim=1) == batch.labels_b).sum()
+
+    def _nothing(self) -> tuple[Tensor, Tensor]:
+        dtype = next(self.model.parameters()).dtype
+        return torch.zeros((), dtype=dtype, device=self.device), torch.zeros((), dtype=torch.int64, device=self.device)
+
+    def _rows_of_all(self, batch: Batch) -> int:
+        """Of the batch that this process holds a share of."""
+        if self.processes.count == 1:
+            return len(batch.labels_b)
+        return min(self.source.batch_size, len(self.source) - self._under.batches * self.source.batch_size)
+
+    def _draw_anew(self) -> None:
+        """Torch's generators, for this step alone: a resumed run draws what one left alone would."""
+        number = (self._chance + self.step) % (1 << 63)
+        torch.default_generator.manual_seed(number)
+        if self.device.type == "cuda":
+            index = torch.cuda.current_device() if self.device.index is None else self.device.index
+            torch.cuda.default_generators[index].manual_seed(number)
 
     def _forward_for(self, batch: Batch) -> Forward:
         """The compiled one for whole batches only: a ragged last batch would be compiled for once more."""
-        if not self.compiled or len(batch.labels_b) != min(self.source.batch_size, len(self.source)):
+        whole = self.processes.share(min(self.source.batch_size, len(self.source))) if self.compiled else slice(0)
+        if not self.compiled or len(batch.labels_b) != whole.stop - whole.start:
             return self.model
         if self._whole is None:
             self._whole, self.compile_s = compiled_forward(self.model, batch.images_bchw, self.precision)
@@ -180,23 +257,35 @@ class Trainer:
         bad = torch.nonzero(~torch.isfinite(losses))
         if len(bad):
             step = first_step + int(bad[0])
-            raise FailureError(f"training: the loss at step {step} is not a number. Try a smaller --lr")
+            raise Diverged(f"training: the loss at step {step} is not a number. Try a smaller --lr")
 
     def _refuse_broken_weights(self) -> None:
         """The last step may break them after the last loss was looked at."""
         whole = torch.stack([tensor.isfinite().all() for tensor in self.model.state_dict().values()])
         if not whole.all():
-            raise FailureError(f"training: the weights after step {self.step - 1} are not finite. Try a smaller --lr")
+            raise Diverged(f"training: the weights after step {self.step - 1} are not finite. Try a smaller --lr")
 
     def state(self) -> dict[str, Any]:
-        return {
+        """Of several processes all must ask for it: what each saw of an epoch under way is added up."""
+        state = {
             "epoch": self.epoch,
             "step": self.step,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
+        under = self._under
+        if under.batches:
+            losses, hits = under.sums(self.processes)
+            seen = {"losses": losses, "hits": hits, "images": under.images}
+            state["under"] = {**seen, "elapsed_s": under.elapsed_s, "wait_s": under.wait_s}
+        return state
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.epoch, self.step = state["epoch"], state["step"]
+        self.epoch, self.step, self._under = state["epoch"], state["step"], _Under()
+        if "under" in state:
+            seen = dict(state["under"])
+            mine = 1 if self.processes.first else 0  # the sums are the first process's: they will be added up again
+            losses, hits = ((seen.pop(name) * mine).to(self.device) for name in ("losses", "hits"))
+            self._under = _Under(list(losses.unbind()), [hits], **seen)

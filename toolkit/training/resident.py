@@ -10,7 +10,7 @@ from collections.abc import Generator
 import numpy as np
 import torch
 
-from toolkit.training.showing import Batch, Showing, weights_of
+from toolkit.training.showing import Batch, Showing, shares, weights_of
 from toolkit.training.targets import Targets
 from toolkit.views.plan import Plan
 from toolkit.views.render import Renderer, normalise
@@ -21,7 +21,8 @@ class ResidentSource:
 
     `rows_n` are the rows' numbers in the packed data set: they decide the views, so a row looks the same in every
     subset. `mean` and `std` are per channel, of 0 … 1 pixel values. `weights_n` are what each row counts in a loss, or
-    None. Raises UsageError where targets and rows differ.
+    None. Of several processes, number `part[0]` of `part[1]` is given its share of each batch. Raises UsageError where
+    targets and rows differ.
     """
 
     name = "resident"
@@ -40,11 +41,12 @@ class ResidentSource:
         dtype: torch.dtype = torch.float32,
         targets: Targets | None = None,
         weights_n: np.ndarray | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         if not len(images_nhwc) == len(labels_n) == len(rows_n):
             raise ValueError(f"{len(images_nhwc)} images, {len(labels_n)} labels, {len(rows_n)} row numbers")
         weights = weights_of(weights_n, len(rows_n), dtype)
-        self.batch_size, self._device = batch_size, device
+        self.batch_size, self._device, self._part = batch_size, device, part
         self.showing = Showing(rows_n, plan, seed, targets)
         self._renderer = Renderer(torch.from_numpy(np.ascontiguousarray(images_nhwc)).to(device), plan)
         self._labels_n = torch.from_numpy(np.array(labels_n, dtype=np.int64)).to(device)
@@ -61,8 +63,8 @@ class ResidentSource:
     def batches_per_epoch(self) -> int:
         return -(-len(self) // self.batch_size)
 
-    def batches(self, epoch: int) -> Generator[Batch, None, None]:
-        """The batches of `epoch` (from 0); the last may be smaller."""
+    def batches(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
+        """The batches of `epoch` (from 0), from batch `start` on; the last may be smaller."""
         view_n, slot_n = self.showing.views(epoch)
         shown = (
             self.showing.geometry(view_n),
@@ -70,7 +72,8 @@ class ResidentSource:
             self.showing.order(epoch),
         )
         geometry_n3, target_n, order = (torch.from_numpy(values).to(self._device) for values in shown)
-        for at_b in order.split(self.batch_size):
+        for first, end in shares(len(self), self.batch_size, self._part, start):
+            at_b = order[first:end]
             images_bhwc = self._renderer.draw(at_b, geometry_n3[at_b])
             yield Batch(
                 normalise(images_bhwc, self._mean_c, self._std_c),

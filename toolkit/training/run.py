@@ -1,32 +1,47 @@
-"""Running a Trainer to its end, with a checkpoint after every epoch: a killed run resumes to the same weights."""
+"""Running a Trainer to its end, with a checkpoint after every epoch and every few minutes: a run that was killed, or
+asked to stop, resumes to the same weights."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from toolkit.core.errors import FailureError
+from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.files import whole_file
+from toolkit.core.interrupts import Stopped, stop_asked
 from toolkit.core.progress import Progress, silent
 from toolkit.formats.checkpoint import load_torch, save_torch
 from toolkit.training.loop import EpochResult, Trainer
 
 CHECKPOINT = "checkpoint.pt"
 
-_FORMAT = "kdtool training state 1"
+MINUTES = 10.0  # between two checkpoints within an epoch
+STEPS_BETWEEN_AGREEMENTS = 20  # of several processes, whether to stop or to save
+
+_FORMAT = "kdtool training state 2"
+_FORMATS = (_FORMAT, "kdtool training state 1")  # 0.4 and earlier saved at epochs alone
 
 
 class Watch(Protocol):
-    """Who records a training: told when an epoch ends, before its checkpoint is written, and resumed with it."""
+    """Who records a training: told when an epoch ends, before its checkpoint is written, and resumed with it. Each of
+    several processes has its own, and all are called together."""
 
     def end_epoch(self, epoch: int) -> None: ...
 
     def state(self) -> dict[str, Any]: ...
 
     def load_state(self, state: dict[str, Any] | None) -> None: ...
+
+
+def check_minutes(minutes: float) -> float:
+    """Raises UsageError for what is no time between checkpoints."""
+    if not 0 <= minutes < float("inf"):
+        raise UsageError(f"--checkpoint-minutes must be 0 (at epochs only) or more, got {minutes:g}")
+    return minutes
 
 
 def differing(found: dict[str, Any], wanted: dict[str, Any]) -> str:
@@ -42,44 +57,77 @@ def run_to_end(
     progress: Progress = silent,
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
     watch: Watch | None = None,
+    minutes: float = MINUTES,
 ) -> list[dict[str, Any]]:
-    """Trains until the last step, saving checkpoint.pt and metrics.jsonl in `folder` each epoch; returns the epochs.
+    """Trains until the last step, saving checkpoint.pt each epoch and each so many `minutes` (0: only at epochs), and
+    metrics.jsonl each epoch, in `folder`; returns the epochs.
 
-    A checkpoint of the same `settings` is resumed from. Raises FailureError when its settings differ, naming how.
+    A checkpoint of the same `settings` is resumed from. On SIGINT and SIGTERM it saves and raises Stopped. Raises
+    FailureError when the checkpoint's settings differ, naming how. Of several processes the first one writes.
     """
-    checkpoint = folder / CHECKPOINT
-    epochs: list[dict[str, Any]] = []
-    if checkpoint.is_file():
-        saved = load_torch(checkpoint, made_by="the same command again after deleting this file")
-        if saved.get("format") != _FORMAT:
-            raise FailureError(f"{checkpoint}: not a training state of this version. Delete it to start again")
-        difference = differing(saved.get("settings") or {}, settings)
-        if difference:
-            raise FailureError(
-                f"{checkpoint}: an unfinished run with other settings ({difference}). "
-                "Give this run another --name, or pass --force to start it again"
-            )
-        try:
-            trainer.load_state(saved["state"])
-            if watch is not None:
-                watch.load_state(saved.get("watch"))
-            epochs = list(saved["epochs"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:160]
-            raise FailureError(
-                f"{checkpoint}: not a whole training state ({reason}). Delete it to start again"
-            ) from error
-        _write_metrics(folder, epochs)  # the kill may have come between the two files
-    while not trainer.finished:
-        result = trainer.run_epoch(progress)
-        epochs.append(asdict(result))
+    epochs = _resumed(trainer, folder, settings, watch)
+    processes, saved_s = trainer.processes, time.monotonic()
+
+    def save() -> None:
+        nonlocal saved_s
         content = {"format": _FORMAT, "settings": settings, "state": trainer.state(), "epochs": epochs}
         if watch is not None:
-            watch.end_epoch(result.epoch)
             content["watch"] = watch.state()
-        save_torch(checkpoint, content)
-        _write_metrics(folder, epochs)
-        on_epoch(result)
+        processes.first_only(lambda: save_torch(folder / CHECKPOINT, content))
+        saved_s = time.monotonic()
+
+    with stop_asked() as stop:
+
+        def stop_or_save(saved: bool) -> None:
+            due = not saved and 0 < 60 * minutes <= time.monotonic() - saved_s
+            number, due_anywhere = processes.agreed(stop.number, int(due))
+            if due_anywhere or (number and not saved):
+                save()
+            if number:
+                at = f"stopped at step {trainer.step:,} of {trainer.total_steps:,}; saved"
+                raise Stopped(f"{at}. Run the same command again to go on", number)
+
+        def after_step() -> None:
+            if processes.count == 1 or trainer.step % STEPS_BETWEEN_AGREEMENTS == 0:
+                stop_or_save(saved=False)
+
+        while not trainer.finished:
+            result = trainer.run_epoch(progress, after_step)
+            epochs.append(asdict(result))
+            if watch is not None:
+                watch.end_epoch(result.epoch)
+            save()
+            if processes.first:
+                _write_metrics(folder, epochs)
+                on_epoch(result)
+            stop_or_save(saved=True)
+    return epochs
+
+
+def _resumed(trainer: Trainer, folder: Path, settings: dict[str, Any], watch: Watch | None) -> list[dict[str, Any]]:
+    """The epochs behind the checkpoint in `folder`, if there is one, which is loaded into trainer and watch."""
+    checkpoint = folder / CHECKPOINT
+    if not checkpoint.is_file():
+        return []
+    saved = load_torch(checkpoint, made_by="the same command again after deleting this file")
+    if saved.get("format") not in _FORMATS:
+        raise FailureError(f"{checkpoint}: not a training state of this version. Delete it to start again")
+    difference = differing(saved.get("settings") or {}, settings)
+    if difference:
+        raise FailureError(
+            f"{checkpoint}: an unfinished run with other settings ({difference}). "
+            "Give this run another --name, or pass --force to start it again"
+        )
+    try:
+        trainer.load_state(saved["state"])
+        if watch is not None:
+            watch.load_state(saved.get("watch"))
+        epochs = list(saved["epochs"])
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise FailureError(f"{checkpoint}: not a whole training state ({reason}). Delete it to start again") from error
+    if trainer.processes.first:
+        _write_metrics(folder, epochs)  # the kill may have come between the two files
     return epochs
 
 

@@ -8,6 +8,7 @@ Shapes: n rows, b batch, c classes, k cached slots.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from toolkit.core.errors import UsageError
 from toolkit.core.hashing import rng_for
+from toolkit.core.processes import share_of
 from toolkit.training.targets import Targets, TopK
 from toolkit.views.plan import Plan
 from toolkit.views.schedule import geometry_of_slots, nearest_slots, slots_shown
@@ -42,6 +44,14 @@ def weights_of(weights_n: np.ndarray | None, rows: int, dtype: torch.dtype) -> T
     if len(weights_n) != rows:
         raise ValueError(f"{len(weights_n)} weights for {rows} rows")
     return torch.from_numpy(np.array(weights_n)).to(dtype)
+
+
+def shares(rows: int, batch_size: int, part: tuple[int, int], start: int = 0) -> Iterator[tuple[int, int]]:
+    """Where the share of process `part` = (number, of how many) lies in each batch of an epoch, from batch `start` on:
+    (first, one past the last) position in the epoch's order. Shares may be empty, batches are not."""
+    for first in range(start * batch_size, rows, batch_size):
+        share = share_of(min(batch_size, rows - first), *part)
+        yield first + share.start, first + share.stop
 
 
 def row_order(rows: int, epoch: int, seed: int) -> np.ndarray:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from toolkit.core.errors import FailureError, UsageError
+from toolkit.core.processes import share_of
 from toolkit.formats.beton import Beton
 from toolkit.training.prefetch import made_ahead
-from toolkit.training.showing import Batch, Showing, weights_of
+from toolkit.training.showing import Batch, Showing, shares, weights_of
 from toolkit.training.targets import Columns, TargetReader, Targets
 from toolkit.views.plan import Plan
 from toolkit.views.render import Renderer, normalise
@@ -41,7 +42,8 @@ class StreamSource:
 
     A thread of its own waits for FFCV, copies what it gave, and gathers targets; to a GPU everything is sent from
     pinned memory without waiting. Pad-crops are drawn in torch on `device`, resized crops in the decoder. Iterating
-    over the source itself gives one epoch after the other. Other parameters as in ResidentSource.
+    over the source itself gives one epoch after the other. Each of several processes has a loader over its own shares
+    of the batches. Other parameters as in ResidentSource.
     """
 
     name = "stream"
@@ -60,17 +62,18 @@ class StreamSource:
         targets: Targets | None = None,
         workers: int = 2,
         weights_n: np.ndarray | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         from toolkit.formats.ffcv_loader import open_loader
 
-        self.batch_size, self._device = batch_size, device
+        self.batch_size, self._device, self._part = batch_size, device, part
         self.showing = Showing(images.rows_n[indices_n], plan, seed, targets, images.sizes_n2[indices_n])
         self._indices_n = np.asarray(indices_n, dtype=np.uint64)
         self._mean_c = torch.tensor(mean, dtype=dtype, device=device)
         self._std_c = torch.tensor(std, dtype=dtype, device=device)
         self._targets = TargetReader(targets, dtype) if targets is not None else None
         self._weights_n = weights_of(weights_n, len(indices_n), dtype)
-        self._next_epoch, self._begun = 0, 0
+        self._next_epoch, self._begun, self._start = 0, 0, 0
         self._boxes_n5 = None  # of every row of the file: FFCV's decoder looks them up
         decoder = None
         if plan.finite:
@@ -80,7 +83,9 @@ class StreamSource:
 
             self._boxes_n5 = np.zeros((len(images), 5), dtype=np.int32)
             decoder = BoxDecoder(self._boxes_n5, plan.height, plan.width)
-        self.loader = open_loader(images.path, batch_size, self._indices_n, workers=workers, decoder=decoder)
+        share = share_of(min(batch_size, len(indices_n)), *part)
+        size = share.stop - share.start  # of every batch but the last, which has no more
+        self.loader = open_loader(images.path, size, self._indices_n, workers=workers, decoder=decoder)
         # FFCV refuses an order of one's own at construction (it checks the wrong thing), but asks for it each epoch
         self.loader.traversal_order = self
 
@@ -92,15 +97,21 @@ class StreamSource:
         return -(-len(self) // self.batch_size)
 
     def sample_order(self, epoch: int) -> np.ndarray:
-        """FFCV asks for the order of `epoch`: positions in the file, uint64."""
-        return self._indices_n[self.showing.order(epoch)]
+        """FFCV asks for the order of `epoch`: positions in the file, uint64, of this process's rows from the batch on
+        that the epoch is begun at."""
+        order_n = self.showing.order(epoch)
+        return self._indices_n[np.concatenate([order_n[first:end] for first, end in self._shares(self._start)])]
+
+    def _shares(self, start: int) -> list[tuple[int, int]]:
+        return list(shares(len(self), self.batch_size, self._part, start))
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1
         return self.batches(epoch)
 
-    def batches(self, epoch: int) -> Generator[Batch, None, None]:
-        """The batches of `epoch` (from 0); the last may be smaller. Leaving early leaves no thread behind."""
+    def batches(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
+        """The batches of `epoch` (from 0), from batch `start` on; the last may be smaller. Leaving early leaves no
+        thread behind."""
         from toolkit.formats.ffcv_loader import one_epoch
 
         self._begun += 1
@@ -109,10 +120,12 @@ class StreamSource:
         geometry_ng = self.showing.geometry(view_n)
         if self._boxes_n5 is not None:
             self._boxes_n5[self._indices_n] = geometry_ng
-        self.loader.next_epoch = epoch
+        self.loader.next_epoch, self._start = epoch, start
+        order_n = self.showing.order(epoch)
+        at = [order_n[first:end] for first, end in self._shares(start)]
         with (
             one_epoch(self.loader, pinned=self._device.type == "cuda") as given,
-            made_ahead(self._read(given, begun, geometry_ng, slot_n, self.showing.order(epoch)), _AHEAD) as batches,
+            made_ahead(self._read(given, begun, geometry_ng, slot_n, at), _AHEAD) as batches,
         ):
             for batch in batches:
                 yield self._drawn(batch)
@@ -123,22 +136,30 @@ class StreamSource:
         begun: int,
         geometry_ng: np.ndarray,
         slot_n: np.ndarray,
-        order_n: np.ndarray,
+        at: list[np.ndarray],
     ) -> Generator[_Read, None, None]:
         """What FFCV gives, with the views and targets that belong to it."""
-        for start, (images_bhwc, labels_b1, rows_b1) in zip(range(0, len(self), self.batch_size), given, strict=False):
+        for at_b in at:
+            read = next(given, None) if len(at_b) else self._no_rows()
+            if read is None:  # FFCV's thread died: the epoch ends with its error
+                return
+            images_bhwc, labels_b1, rows_b1 = read
             if begun != self._begun:
                 raise UsageError("this loader has begun another epoch: one at a time, or open a second loader")
-            at_b = order_n[start : start + self.batch_size]
             if not np.array_equal(rows_b1[:, 0].numpy(), self.showing.rows_n[at_b]):
                 raise FailureError(f"{self.loader.reader.file_name}: FFCV's loader gave other rows than asked for")
             views_b3 = None if self._boxes_n5 is not None else self._ready(torch.from_numpy(geometry_ng[at_b]))
             columns = None
             if self._targets is not None:
-                read = self._targets.read(slot_n[at_b], at_b)
-                columns = {name: self._ready(rows) for name, rows in read.items()}
+                stored = self._targets.read(slot_n[at_b], at_b)
+                columns = {name: self._ready(rows) for name, rows in stored.items()}
             weights_b = None if self._weights_n is None else self._ready(self._weights_n[torch.from_numpy(at_b)])
             yield _Read(images_bhwc, labels_b1[:, 0], rows_b1[:, 0], views_b3, columns, weights_b)
+
+    def _no_rows(self) -> tuple[Tensor, ...]:
+        """What FFCV would give of none: the share that some processes have in the last batch."""
+        plan, number = self.showing.plan, torch.empty((0, 1), dtype=torch.int64)
+        return torch.empty((0, plan.height, plan.width, 3), dtype=torch.uint8), number, number
 
     def _drawn(self, read: _Read) -> Batch:
         images_bhwc = self._sent(read.images_bhwc)

@@ -8,7 +8,7 @@ Shapes: n rows, b batch, c classes, k cached slots, K classes kept of each row.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from toolkit.core.errors import UsageError, unknown_name
 from toolkit.formats.encodings import Encoding, FullLogits, Int8Logits, TopLogits
-from toolkit.formats.mapped import SlotsOnDisk
+from toolkit.formats.mapped import SlotsOnDisk, SomeRows
 
 MATCHES = ("exact", "nearest", "mean")
 _SIGNED = {2: np.int16, 4: np.int32}  # torch gathers few unsigned types
@@ -43,7 +43,7 @@ class Targets:
     """
 
     encoding: Encoding
-    arrays: Mapping[str, np.ndarray | SlotsOnDisk]
+    arrays: Mapping[str, np.ndarray | SlotsOnDisk | SomeRows]
     match: str
 
     def __post_init__(self) -> None:
@@ -64,6 +64,10 @@ class Targets:
         """Plain logits, float16, float32 or float64."""
         encoding = FullLogits(logits_knc.shape[2], logits_knc.dtype.name)
         return cls(encoding, {"logits": logits_knc}, match)
+
+    def of_rows(self, at_m: np.ndarray) -> Targets:
+        """Those of the rows at these positions, in this order; what lies on disk is left there."""
+        return replace(self, arrays={name: SomeRows(array, at_m) for name, array in self.arrays.items()})
 
     @property
     def slots(self) -> int:
@@ -130,7 +134,7 @@ class TargetReader:
         return self._decode(columns, self._dtype)
 
 
-def _picked(array: np.ndarray | SlotsOnDisk, slot_b: np.ndarray, at_b: np.ndarray) -> np.ndarray:
+def _picked(array: np.ndarray | SlotsOnDisk | SomeRows, slot_b: np.ndarray, at_b: np.ndarray) -> np.ndarray:
     """array[slot_b, at_b], for an array whose slots lie apart."""
     picked = np.empty((len(at_b), *array.shape[2:]), array.dtype)
     for slot in np.unique(slot_b).tolist():
@@ -139,7 +143,7 @@ def _picked(array: np.ndarray | SlotsOnDisk, slot_b: np.ndarray, at_b: np.ndarra
     return picked
 
 
-def _on_device(array: np.ndarray | SlotsOnDisk, device: torch.device) -> Tensor:
+def _on_device(array: np.ndarray | SlotsOnDisk | SomeRows, device: torch.device) -> Tensor:
     """(k, n, …) as (k·n, …)."""
     slots, rows, *more = array.shape
     first = _tensor(np.array(array[0]))

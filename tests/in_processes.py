@@ -1,0 +1,88 @@
+"""What torchrun starts for test_processes.py: kdtool commands one after the other, of which some are disturbed.
+
+    torchrun … -m tests.in_processes '[{"words": ["distill", …], "disturbed": "kill", "at": 7}, …]'
+
+Every process leaves the weights it trained beside the run, as rank-0.pt and rank-1.pt.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import toolkit.pipeline.student
+import toolkit.training.run
+from toolkit.cli import main
+from toolkit.formats.parts import Parts
+from toolkit.training.loop import Trainer
+
+RANK = int(os.environ.get("RANK", "0"))
+STEPS_BETWEEN_AGREEMENTS = 3
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def terminate() -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+def fail() -> None:
+    raise RuntimeError("a thing of this process alone")
+
+
+# What happens to the second process just before a call
+DISTURBED: dict[str, tuple[type, str, Callable[[], None]]] = {
+    "kill": (Trainer, "_step", kill),
+    "terminate": (Trainer, "_step", terminate),
+    "fail": (Trainer, "_step", fail),
+    "kill at a part": (Parts, "save", kill),
+}
+
+
+def disturbed(name: str, at: int) -> Callable[[], None]:
+    """Lets it happen at the `at`-th call; returns how to undo it."""
+    owner, method, happen = DISTURBED[name]
+    act, calls = getattr(owner, method), 0
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == at and RANK == 1:
+            happen()
+        return act(*arguments, **named)
+
+    setattr(owner, method, counted)
+    return lambda: setattr(owner, method, act)
+
+
+def keeping_weights(run_to_end: Callable[..., Any]) -> Callable[..., Any]:
+    def run(trainer: Trainer, folder: Any, *arguments: Any, **named: Any) -> Any:
+        history = run_to_end(trainer, folder, *arguments, **named)
+        torch.save(trainer.model.state_dict(), folder / f"rank-{RANK}.pt")
+        return history
+
+    return run
+
+
+if __name__ == "__main__":
+    toolkit.training.run.STEPS_BETWEEN_AGREEMENTS = STEPS_BETWEEN_AGREEMENTS
+    toolkit.pipeline.student.run_to_end = keeping_weights(toolkit.pipeline.student.run_to_end)
+    for command in json.loads(sys.argv[1]):
+        undo = disturbed(command["disturbed"], command["at"]) if "disturbed" in command else lambda: None
+        sys.argv[1:] = command["words"]
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ignored by a process that has said why it ends
+        try:
+            main()
+        except SystemExit as end:
+            if end.code and "goes on" not in command:
+                raise
+        finally:
+            undo()

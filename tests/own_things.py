@@ -1,0 +1,218 @@
+"""Networks and data sets of one's own, as a user would write them, for tests: `--arch tests.own_things:plain`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Plain(nn.Module):
+    """conv-relu-conv-relu-pool-linear, without BatchNorm: float64 as well as float32, and no state but weights."""
+
+    def __init__(self, classes: int, channels: int = 8) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1)
+        self.fc = nn.Linear(2 * channels, classes)
+
+    def features(self, x_bchw: Tensor) -> Tensor:
+        return F.relu(self.conv2(F.relu(self.conv1(x_bchw)))).mean(dim=(2, 3))
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        return self.fc(self.features(x_bchw))
+
+
+class Normed(Plain):
+    """With BatchNorm, whose buffers a look at the network must leave alone."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.bn = nn.BatchNorm2d(16)
+
+    def features(self, x_bchw: Tensor) -> Tensor:
+        return F.relu(self.bn(self.conv2(F.relu(self.conv1(x_bchw))))).mean(dim=(2, 3))
+
+
+class Scaled(Plain):
+    """A learned scale after the linear layer: 1 at first, so that only watching tells."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        return self.scale * super().forward(x_bchw)
+
+
+class ChangedInPlace(Scaled):
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        return Plain.forward(self, x_bchw).mul_(self.scale)
+
+
+class LinearFirst(Plain):
+    """Linear layers defined last and used first: the last one in definition order makes no logits."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.colours = nn.Linear(3, 3)
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        return super().forward(self.colours(x_bchw.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+
+
+class ConvHead(nn.Module):
+    """A 1 × 1 convolution makes the logits: there is no linear layer."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 8, 3, stride=2), nn.Conv2d(8, classes, 1)
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        return self.conv2(F.relu(self.conv1(x_bchw))).mean(dim=(2, 3))
+
+
+class Wrapped(nn.Module):
+    """One of kdtool's inside: its images must not be counted twice."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        from toolkit.models.zoo import build_model
+
+        self.inner = build_model("resnet8", classes, width=2)
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        return self.inner(x_bchw)
+
+
+class Returning(Plain):
+    """What a forward pass returns instead of logits (b, classes)."""
+
+    def __init__(self, classes: int, change: Any) -> None:
+        super().__init__(classes)
+        self.change = change
+
+    def forward(self, x_bchw: Tensor) -> Any:
+        return self.change(self, super().forward(x_bchw))
+
+
+def parallel(classes: int) -> nn.Module:
+    return nn.DataParallel(Plain(classes))
+
+
+def drawn(classes: int) -> nn.Module:
+    return Normed(classes)
+
+
+plain, scaled, in_place, linear_first, conv_head, wrapped = (
+    Plain,
+    Scaled,
+    ChangedInPlace,
+    LinearFirst,
+    ConvHead,
+    Wrapped,
+)
+
+_SHARED = Plain(10)
+
+
+def shared(classes: int) -> nn.Module:
+    return _SHARED
+
+
+def failing(classes: int) -> nn.Module:
+    raise RuntimeError(f"no network of {classes} classes\nfor anyone")
+
+
+def no_module(classes: int) -> str:
+    return "a network"
+
+
+def empty(classes: int) -> nn.Module:
+    return nn.Flatten()
+
+
+def lazy(classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
+
+
+def transposed(classes: int) -> nn.Module:
+    return Returning(classes, lambda model, logits_bc: logits_bc.T)
+
+
+def with_auxiliary(classes: int) -> nn.Module:
+    return Returning(classes, lambda model, logits_bc: (logits_bc, logits_bc) if model.training else logits_bc)
+
+
+def infinite(classes: int) -> nn.Module:
+    return Returning(classes, lambda model, logits_bc: logits_bc / 0)
+
+
+def of_one_size(classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 28 * 28, classes))
+
+
+not_callable = 3
+
+
+class Digits:
+    """scikit-learn's real digits: 8 × 8 grey arrays, every fifth row to test."""
+
+    def __init__(self, split: str, rows: int | None = None) -> None:
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        chosen = (np.arange(len(digits.target)) % 5 == 4) == (split == "test")
+        self.images = np.rint(digits.images[chosen] * (255 / 16)).astype(np.uint8)[:rows]
+        self.labels = digits.target[chosen][:rows]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, row: int) -> Any:
+        return self.images[row]
+
+    def __getitem__(self, row: int) -> tuple[Any, Any]:
+        return self.image(row), int(self.labels[row])
+
+
+digits = Digits
+
+
+class Pictures(Digits):
+    """PIL images of three kinds, one after another."""
+
+    def image(self, row: int) -> Any:
+        from PIL import Image
+
+        return Image.fromarray(self.images[row]).convert(("L", "RGB", "RGBA")[row % 3])
+
+
+class Tensors(torch.utils.data.Dataset):
+    """A torch Dataset of uint8 tensors (1, h, w) and labels as tensors."""
+
+    def __init__(self, split: str) -> None:
+        self.of = Digits(split)
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(self.of.images[row])[None], torch.tensor(self.of.labels[row])
+
+
+class Sizes(Digits):
+    """Images of several sizes, of which resized crops are cut."""
+
+    family, size, least_area = "resized-crop", 8, 50
+
+    def image(self, row: int) -> Any:
+        return np.pad(self.images[row], ((0, row % 3), (1, row % 2)))
+
+
+class Floats(Digits):
+    def image(self, row: int) -> Any:
+        return torch.from_numpy(self.images[row] / 255)[None]

@@ -1,0 +1,72 @@
+"""kdtool import-logits and export: what comes from elsewhere, and what goes there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from toolkit.cli import options as opt
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option("--name", required=True, help="What the teacher is called from now on.")
+@click.option(
+    "--logits",
+    type=_FILE,
+    multiple=True,
+    required=True,
+    help=".npy file (rows, classes), of slot 0; given again, of the next slots. Or one file (slots, rows, classes).",
+)
+@click.option("--test-logits", type=_FILE, help=".npy file (rows, classes) of the test split, for agreement in runs.")
+@click.option("--features", type=_FILE, help=".npy file (rows, features) of slot 0: some scores need them.")
+@click.option("--encoding", default="auto", help="As in cache-teacher.  [default: by the number of classes]")
+@click.option("--subset", help="The logits are of this subset's rows, and become its targets.")
+@opt.data_set
+@opt.force
+@opt.common
+@opt.example("kdtool import-logits --name ensemble --logits logits.npy --test-logits test.npy")
+def import_logits(as_json: bool, **asked: Any) -> None:
+    """Take logits made elsewhere as a teacher's.  Reads .npy files, in row order; writes teachers/<name>/cache.h5.
+
+    What each slot shows, the Python function toolkit.slot_images says.
+    """
+    from toolkit.core.progress import on_stderr
+    from toolkit.pipeline.import_logits import import_logits as run
+
+    result = run(**asked, progress=on_stderr)
+    top1 = "unknown" if result["teacher_top1"] is None else f"{result['teacher_top1']:.2f} %"
+    there = ", already there" if result["unchanged"] else ""
+    opt.show(
+        result,
+        as_json,
+        f"{result['path']}: {result['rows']:,} rows × {result['views']} views × {result['classes']} classes of "
+        f"{result['teacher']} ({top1} on the test split), {result['bytes_per_view']} bytes a view, "
+        f"{'with' if result['features'] else 'without'} features{there}",
+    )
+
+
+@click.command()
+@click.argument("what", metavar="RUN_OR_TEACHER_OR_FILE")
+@click.option("--out", type=_FILE, required=True, help="File to write, such as weights.pt.")
+@opt.force
+@opt.common
+@opt.example("kdtool export fashion-mnist-resnet20 --out weights.pt")
+def export(as_json: bool, **asked: Any) -> None:
+    """Write a network's weights as a plain state_dict.  Reads a checkpoint; writes one file, free of kdtool."""
+    from toolkit.pipeline.export import export as run
+
+    result = run(**asked)
+    mean, std = (", ".join(f"{value:.4f}" for value in result[name]) for name in ("mean", "std"))
+    opt.show(
+        result,
+        as_json,
+        f"{result['path']}: {result['tensors']} tensors of {result['arch']}, {result['classes']} classes of "
+        f"{result['dataset']}{', already there' if result['unchanged'] else ''}",
+        f"  network = {result['network']}",
+        f'  network.load_state_dict(torch.load("{result["path"]}", weights_only=True))',
+        f"  its input: RGB pixels of 0 … 1, (b, 3, h, w), less ({mean}), over ({std})",
+    )

@@ -1,0 +1,125 @@
+"""kdtool sweep and runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from toolkit.cli import options as opt
+
+# Options that say what a sweep is, and may stand in its file too: only those that were given override it.
+_ASKED = opt.together(
+    click.option("--frac", multiple=True, help="Fraction of the training rows to keep; may be given again."),
+    click.option("--method", multiple=True, help="How to choose them; again.  [default: random]"),
+    click.option("--alpha", multiple=True, help="Weight of the teacher, auto or search; again.  [default: 1]"),
+    click.option("--temperature", multiple=True, help="Softens teacher and student; again.  [default: 4]"),
+    click.option("--loss", multiple=True, help="As in distill; again.  [default: kd]"),
+    click.option("--match", multiple=True, help="As in distill; again.  [default: exact]"),
+    click.option("--arch", multiple=True, help="Of the student; again.  [default: resnet8]"),
+    click.option("--teacher", multiple=True, help="A name or a checkpoint; again.  [default: as cache-teacher]"),
+    click.option("--seed", multiple=True, help="Of subset, initialisation and order: 3, or 0..4; again.  [default: 0]"),
+    click.option("--subset-seed", help="One for all subsets.  [default: each cell's seed]"),
+    click.option("--dataset", help="Data set by name.  [default: fashion-mnist]"),
+    click.option("--limit", help="Use only this many rows of each split."),
+    click.option("--score", help="As in build-subset."),
+    click.option("--center", help="As in build-subset."),
+    click.option("--drop-hardest", help="As in build-subset."),
+    click.option("--balance/--no-balance", default=None, help="As in build-subset."),
+    click.option("--nested", is_flag=True, default=None, help="As in build-subset."),
+    click.option("--min-per-class", help="As in build-subset."),
+    click.option("--views", help="To cache and to learn from: a number, all, epochs:E.  [default: 2, or those cached]"),
+    click.option("--weights", is_flag=True, default=None, help="Count rows as their method weighs them, if it does."),
+    click.option("--beta", help="As in distill, of the losses that have one."),
+    click.option("--recipe", help="As in distill.  [default: fast]"),
+    click.option("--epochs", help="Instead of the recipe's."),
+    click.option("--iterations", help="Stop after this many steps instead of whole epochs."),
+    click.option("--batch-size", help="Instead of the recipe's."),
+    click.option("--lr", help="Instead of the recipe's."),
+    click.option("--width", help="Channels of the first stage (CIFAR-style ResNets)."),
+    click.option("--compile", is_flag=True, default=None, help="Compile the networks first."),
+    click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]"),
+    click.option("--precision", help="auto, float32 or bfloat16.  [default: auto]"),
+    click.option("--name", help="Name of the sweep.  [default: the file's, or from its settings]"),
+)
+_HOW = ("workspace", "jobs", "threads", "source", "data_dir", "dry_run")
+
+
+def _shard(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int]:
+    number, slash, count = (value or "1/1").partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal()):
+        raise click.BadParameter(f"expected i/n, such as 1/4, got '{value}'", ctx, parameter)
+    return int(number), int(count)
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
+@_ASKED
+@click.option("--shard", callback=_shard, metavar="I/N", help="Only the I-th of N parts, for many machines.")
+@click.option("--jobs", type=int, help="Students at a time.  [default: CPUs over --threads; on a GPU 1]")
+@click.option("--threads", type=int, help="CPU threads of each.  [default: 1; on a GPU torch's choice]")
+@click.option("--source", default="auto", show_default=True, help="As in distill.")
+@click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="As in pack.")
+@click.option("--dry-run", is_flag=True, help="Only list the cells, what is done, and what there is to make.")
+@opt.common
+@opt.example("kdtool sweep --frac 0.1 --frac 0.3 --alpha 0 --alpha 1 --seed 0..2")
+def sweep(file: Path | None, shard: tuple[int, int], as_json: bool, dry_run: bool, **given: Any) -> None:
+    """Train a student for every combination of settings.  FILE is YAML whose keys are these options' names, each a
+    value or a list; what an option says overrides it.  Makes caches and subsets where missing; writes runs/ and
+    sweeps/<name>/."""
+    from toolkit.core.errors import FailureError
+    from toolkit.core.progress import line_above, on_stderr
+    from toolkit.pipeline.sweep_file import read_sweep
+
+    how = {name: given.pop(name) for name in _HOW if name in given}
+    asked, name = read_sweep(file, {key: value for key, value in given.items() if value not in (None, ())})
+    from toolkit.pipeline.sweep import sweep as run
+
+    shown: dict[str, Any] = {"progress": on_stderr, "on_note": line_above, "on_cell": line_above}
+    result = run(asked=asked, name=name, shard=shard, dry_run=dry_run, **how, **shown)
+    if dry_run:
+        _show_plan(result, as_json)
+        return
+    opt.show(result, as_json, _means(result), result["path"])
+    if result["failed"]:
+        raise FailureError(
+            f"{result['failed']} of {result['cells']} cells failed: 'error' in {result['path']} says why. "
+            "The same command tries them again"
+        )
+
+
+def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
+    lines = [f"{state['cell']}: {state['state']}" for state in plan["listing"]]
+    told = f"{plan['cells']} cells, {plan['runs']} of them distinct, {plan['done']} done; {plan['jobs']} at a time"
+    opt.show(plan, as_json, *lines, told, *(f"to make: {one}" for one in plan["to_make"]))
+
+
+def _means(result: dict[str, Any]) -> str:
+    from toolkit.report.runs import sweep_table
+
+    return sweep_table(result["results"], result["varied"])
+
+
+@click.command()
+@click.option(
+    "--where", multiple=True, help="Only runs of which this holds: alpha=1, alpha>=0.5, arch!=resnet8; again."
+)
+@click.option("--sweep", help="Only the runs of this sweep.")
+@click.option("--by", help="Average over runs that agree in these columns, such as alpha,method.")
+@click.option("--against", multiple=True, help="Also compare with the matching runs of this setting: alpha=0; again.")
+@click.option("--sort", help="Column to sort by; -top1 sorts downwards.")
+@click.option("--columns", help="Columns to show, such as name,alpha,top1.  [default: those that differ]")
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path, dir_okay=False), help="Write it into this file too.")
+@opt.common
+@opt.example("kdtool runs --by frac,alpha --against alpha=0")
+def runs(as_json: bool, **asked: Any) -> None:
+    """List, filter, average and compare runs.  Reads runs/; writes nothing, or one CSV file."""
+    from toolkit.pipeline.runs import runs as run
+    from toolkit.report.tables import table
+
+    result = run(**asked)
+    for line in result["skipped"]:
+        opt.note(f"skipped: {line}")
+    told = [f"{result['count']} runs"] if result["rows"] else ["no runs"]
+    opt.show(result, as_json, *([table(result["header"], result["cells"])] if result["rows"] else []), *told)

@@ -1,0 +1,43 @@
+"""Alpha, the weight of the teacher, where no number was given: by a rule, or by successive halving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+CANDIDATES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
+
+
+def alpha_rule(fraction: float) -> float:
+    """`--alpha auto`: 1 − f/2, f the fraction of the rows that were kept, to four digits: from 1 down to 0.5.
+
+    Provisional. Ben-Baruch et al. (ICML 2025) report that the best alpha rises as f falls, on CIFAR-100 alone, and give
+    no formula. The line is the simplest that does: from the teacher alone where hardly anything is kept, to teacher and
+    labels alike where all is. Their model, ridge regression, does not tell: its best alpha is about 1 for every f < 1.
+    """
+    return round(1 - fraction / 2, 4)
+
+
+def rungs_of(epochs: int) -> tuple[int, ...]:
+    """How many epochs a trial of each rung has: a twelfth, a sixth and a third of the run's, at least 1."""
+    return tuple(max(1, (2 * epochs + part) // (2 * part)) for part in (12, 6, 3))
+
+
+def halve(
+    candidates: Sequence[float], rungs: Sequence[int], accuracy: Callable[[float, int], float], likely: float
+) -> float:
+    """The best candidate by successive halving: on each rung all that are left are tried, and the better half stays.
+
+    Jamieson & Talwalkar, Non-stochastic Best Arm Identification and Hyperparameter Optimization (AISTATS 2016), section
+    3: each rung trains half as many for twice as long. `accuracy(alpha, epochs)` is what a trial of so many reaches,
+    and asked for once; of equals the one nearer to `likely` is better, then the larger.
+    """
+    reached: dict[tuple[float, int], float] = {}
+    left = list(candidates)
+    for epochs in rungs:
+        for alpha in left:
+            if (alpha, epochs) not in reached:
+                reached[alpha, epochs] = accuracy(alpha, epochs)
+        # rounded: 0.9 and 0.8 are equally far from 0.85, but not in binary
+        left.sort(key=lambda alpha: (-reached[alpha, epochs], round(abs(alpha - likely), 9), -alpha))
+        left = left[: -(-len(left) // 2)]
+    return left[0]

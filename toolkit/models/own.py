@@ -1,0 +1,39 @@
+"""Networks of one's own: module:function, called as function(classes), and what is asked of what it returns."""
+
+from __future__ import annotations
+
+from weakref import WeakSet
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from toolkit.core.errors import UsageError
+from toolkit.core.imported import aside, imported, told
+
+_BUILT: WeakSet[nn.Module] = WeakSet()
+
+
+def own_network(arch: str, classes: int, seed: int) -> nn.Module:
+    """What the function named by `arch` returns for so many classes, torch's generator seeded just before.
+
+    Raises UsageError where it can't be found or fails, or returns no new network with weights.
+    """
+    build = imported(arch, "--arch")
+    torch.default_generator.manual_seed(seed)  # again: the import may have drawn, and only the first one does
+    try:
+        with aside():
+            model = build(classes)
+    except Exception as error:
+        raise UsageError(f"--arch {arch}: called with {classes} classes it fails: {told(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"--arch {arch}: returns {type(model).__name__}, expected a torch.nn.Module")
+    if model in _BUILT:
+        raise UsageError(f"--arch {arch}: returns the same network again. Build a new one in each call")
+    _BUILT.add(model)
+    parameters = list(model.parameters())
+    if not parameters:
+        raise UsageError(f"--arch {arch}: its network ({type(model).__name__}) has no parameters")
+    if any(is_lazy(parameter) for parameter in parameters):
+        raise UsageError(f"--arch {arch}: its network has lazy layers, which no seed reaches. Give them their sizes")
+    return model

@@ -1,0 +1,184 @@
+"""distill --alpha search: successive halving on short runs, judged on rows of the subset that they do not train on.
+
+Shapes: t rows in training, h held out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from toolkit.core.errors import FailureError
+from toolkit.core.files import read_json, write_json
+from toolkit.core.progress import Progress, silent
+from toolkit.core.records import record_of
+from toolkit.distill.alpha import CANDIDATES, alpha_rule, halve, rungs_of
+from toolkit.distill.losses import distillation_loss
+from toolkit.models.zoo import images_seen
+from toolkit.pipeline.held_out import held_out_of
+from toolkit.pipeline.known_networks import new_network
+from toolkit.pipeline.runtime import Compute
+from toolkit.pipeline.sources import open_source
+from toolkit.pipeline.student_request import StudentRequest
+from toolkit.training.evaluate import predict, top1
+from toolkit.training.loop import Diverged, Source, Trainer
+from toolkit.training.run import differing
+
+SEARCH = "alpha.json"
+
+_FORMAT = "kdtool alpha search 1"
+_AGAIN = "the same command again after deleting this file"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A short run: `top1` is its accuracy on the rows held out, in percent; one that diverged has none right."""
+
+    alpha: float
+    epochs: int
+    top1: float
+    images: int
+    seconds: float
+    teacher_forward_passes: int
+    diverged: bool
+
+
+def settled_alpha(
+    request: StudentRequest, compute: Compute, source: str, folder: Path, force: bool, **heard: Any
+) -> tuple[float, dict[str, Any] | None]:
+    """The alpha asked for, or the one that `search_alpha` finds (begun anew with `force`), and all it tells."""
+    if isinstance(request.asked.alpha, float):
+        return request.asked.alpha, None
+    if force:
+        (folder / SEARCH).unlink(missing_ok=True)
+    found = search_alpha(request, compute, source, folder, **heard)
+    return found["alpha"], found
+
+
+def search_alpha(
+    request: StudentRequest,
+    compute: Compute,
+    source: str,
+    folder: Path,
+    progress: Progress = silent,
+    on_trial: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """The alpha that distill will use, and what finding it cost: `alpha`, `candidates`, `rungs` (epochs), `trials`,
+    `held_out_rows`, `images`, `seconds`, `share_of_run` (images trained on, as a share of the run's own) and
+    `teacher_forward_passes`.
+
+    Each trial is a run of its own on all but the rows held out: the run's weights at the start, order, views and
+    optimisation, and a whole learning-rate schedule; without torch.compile. One that diverges is the worst. Finished
+    trials are kept in `folder`, in alpha.json, so that a killed search goes on after the last one. Raises UsageError
+    where no row can be held out, and FailureError where alpha.json is of a search with other settings.
+    """
+    rungs, fraction = rungs_of(request.recipe.epochs), request.bundle.record.fraction
+    trials, bench = _kept(folder / SEARCH, request.settings), _Bench(request, compute, source)
+
+    def accuracy(alpha: float, epochs: int) -> float:
+        if (alpha, epochs) not in trials:
+            trial = trials[alpha, epochs] = bench.trial(alpha, epochs, progress)
+            record = {"format": _FORMAT, "settings": request.settings, "trials": [asdict(t) for t in trials.values()]}
+            write_json(folder / SEARCH, record)
+            length = f"{epochs} epoch{'s' if epochs > 1 else ''}"
+            share = f"{trial.top1:.2f} % of {bench.held_out} held-out rows after {length}"
+            on_trial(f"alpha {alpha:g}: {f'diverged within {length}' if trial.diverged else share}")
+        return trials[alpha, epochs].top1
+
+    alpha = halve(CANDIDATES, rungs, accuracy, alpha_rule(fraction))
+    images = sum(trial.images for trial in trials.values())
+    return {
+        "alpha": alpha,
+        "candidates": list(CANDIDATES),
+        "rungs": list(rungs),
+        "trials": [asdict(trial) for trial in trials.values()],
+        "held_out_rows": bench.held_out,
+        "images": images,
+        "seconds": sum(trial.seconds for trial in trials.values()),
+        "share_of_run": images / images_of(request),
+        "teacher_forward_passes": sum(trial.teacher_forward_passes for trial in trials.values()),
+    }
+
+
+def images_of(request: StudentRequest) -> int:
+    """How many images the run itself trains on."""
+    rows, batch_size = request.bundle.record.rows, request.recipe.batch_size
+    epochs, steps = divmod(request.steps, -(-rows // batch_size))
+    return epochs * rows + min(steps * batch_size, rows)
+
+
+def _kept(path: Path, settings: dict[str, Any]) -> dict[tuple[float, int], Trial]:
+    """The trials of an earlier, stopped search. Raises FailureError where they are of another one's."""
+    if not path.is_file():
+        return {}
+    content = read_json(path, _AGAIN)
+    found, trials = content.get("settings"), content.get("trials")
+    if content.get("format") != _FORMAT or not isinstance(found, dict) or not isinstance(trials, list):
+        raise FailureError(f"{path}: not a search for alpha of this version. Delete it to start again")
+    difference = differing(found, settings)
+    if difference:
+        raise FailureError(
+            f"{path}: a search with other settings ({difference}). "
+            "Give this run another --name, or pass --force to start it again"
+        )
+    try:
+        known = [record_of(Trial, trial) for trial in trials]
+    except ValueError as error:
+        raise FailureError(f"{path}: not whole ({error}). Delete it to start again") from error
+    return {(trial.alpha, trial.epochs): trial for trial in known}
+
+
+class _Bench:
+    """What the trials share: the subset in two parts, and a source of the larger one, opened when first needed."""
+
+    def __init__(self, request: StudentRequest, compute: Compute, source: str) -> None:
+        self._request, self._compute, self._kind = request, compute, source
+        self._training_t, self._held_h = held_out_of(request.bundle, request.settings["seed"])
+        self._source: Source | None = None
+
+    @property
+    def held_out(self) -> int:
+        return len(self._held_h)
+
+    def trial(self, alpha: float, epochs: int, progress: Progress) -> Trial:
+        start_s, seen = time.perf_counter(), images_seen()
+        request, compute, settings = self._request, self._compute, self._request.settings
+        source = self._source = self._source or self._open()
+        recipe, asked = replace(request.recipe, epochs=epochs), request.asked
+        loss = distillation_loss(alpha, asked.temperature, asked.loss, asked.beta)
+        model = new_network(settings["arch"], settings["width"], settings["seed"], request.bundle.data, compute)
+        steps = epochs * source.batches_per_epoch
+        trainer = Trainer(model, source, loss, recipe, steps, compute.device, compute.precision, seed=settings["seed"])
+        images, diverged = 0, False
+        try:
+            while not trainer.finished:
+                images += trainer.run_epoch(lambda what, *more: progress(f"alpha {alpha:g}, {what}", *more)).images
+        except Diverged:  # a candidate that is no good; the run itself will say why, if none is
+            diverged = True
+        reached = 0.0 if diverged else self._judged(model)
+        passes = images_seen() - seen - images_seen(model)
+        return Trial(alpha, epochs, reached, images, time.perf_counter() - start_s, passes, diverged)
+
+    def _judged(self, model: nn.Module) -> float:
+        beton, data = self._request.bundle.images(), self._request.bundle.data
+        held_h = self._request.bundle.indices_m[self._held_h]
+        shown = (beton, data.plan, data.mean, data.std, self._compute.device, self._compute.precision)
+        return top1(predict(model, *shown, held_h), beton.records_n["label"][held_h])
+
+    def _open(self) -> Source:
+        request, at_t = self._request, self._training_t
+        weights_t = None if request.weights_m is None else _of_mean_1(request.weights_m[at_t])
+        targets = None if request.knowledge is None else request.knowledge.targets.of_rows(at_t)
+        how = (request.recipe.batch_size, request.settings["seed"], self._compute, targets, self._kind, weights_t)
+        return open_source(request.bundle.images(), request.bundle.indices_m[at_t], request.bundle.data, *how)
+
+
+def _of_mean_1(weights_t: np.ndarray) -> np.ndarray:
+    """As the whole subset's are, so that a step is as long; a part may hold none but zeros."""
+    return weights_t / (weights_t.mean() or 1)

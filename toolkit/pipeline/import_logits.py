@@ -1,0 +1,271 @@
+"""kdtool import-logits: targets made elsewhere, by an ensemble, another framework or a service, as a teacher's cache.
+
+No network runs here, and torch is not needed. Shapes: n rows, m test rows, c classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolkit.core.errors import FailureError, UsageError
+from toolkit.core.files import need_space
+from toolkit.core.hashing import fingerprint
+from toolkit.core.locks import only_writer
+from toolkit.core.progress import Progress, silent
+from toolkit.core.versions import command_line, now, versions
+from toolkit.formats.beton import Beton
+from toolkit.formats.bundle import Bundle, open_bundle
+from toolkit.formats.cache import IMPORTED, CacheReader, CacheRecord, open_cache
+from toolkit.formats.cache_writing import CacheWriter
+from toolkit.formats.dataset import DataRecord, pack_command
+from toolkit.formats.encodings import Encoding, FullLogits, default_encoding
+from toolkit.formats.workspace import Workspace
+from toolkit.pipeline.cache_content import CacheContent, write_cache
+from toolkit.pipeline.data import ensure_packed
+from toolkit.pipeline.given_arrays import GivenTable, check_features, check_logits, open_slots, open_table
+from toolkit.pipeline.imported_teachers import refuse_taken
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the logits go, and of which rows they are: of all training rows, or of a bundle's. `what` they are in
+    words, `locked` what only one command may write at a time."""
+
+    path: Path
+    locked: Path
+    kind: str
+    data: DataRecord
+    rows_n: np.ndarray
+    labels_n: np.ndarray
+    sizes_n2: np.ndarray
+    what: str
+
+
+@dataclass(frozen=True)
+class _Given(CacheContent):
+    """The arrays of the files, encoded as they are asked for."""
+
+    slots: list[GivenTable]
+    given_features: GivenTable | None
+
+    def block(self, slot: int, number: int, name: str) -> np.ndarray:
+        return _encode(self.encoding, self.slots[slot], self.slots[slot].block(number))[name]
+
+    def write_slot(self, out: CacheWriter, slot: int) -> None:
+        """Each block is encoded once: its first array is written at once, the others are held, as they are smaller."""
+        (first, (shape, dtype)), *others = self.encoding.arrays(self.rows).items()
+        held: dict[str, list[np.ndarray]] = {name: [] for name, _ in others}
+
+        def blocks() -> Iterator[np.ndarray]:
+            for block_bc in self.slots[slot].blocks:
+                arrays = _encode(self.encoding, self.slots[slot], block_bc)
+                for name in held:
+                    held[name].append(arrays[name])
+                yield arrays[first]
+
+        out.write_blocks(f"slots/{slot}/{first}", shape, dtype, blocks())
+        for name, (shape, dtype) in others:
+            out.write_blocks(f"slots/{slot}/{name}", shape, dtype, held[name])
+
+    def features(self, number: int) -> np.ndarray | None:
+        return None if self.given_features is None else self.given_features.block(number).astype(np.float16)
+
+    def canonical(self, number: int) -> np.ndarray:
+        """Rounded as the pass of a network rounds what scores are computed from."""
+        full = self.encoding if isinstance(self.encoding, FullLogits) else FullLogits(self.encoding.classes, "float16")
+        return _encode(full, self.slots[0], self.slots[0].block(number))["logits"]
+
+
+def import_logits(
+    workspace: Workspace,
+    name: str,
+    logits: Sequence[Path],
+    test_logits: Path | None = None,
+    features: Path | None = None,
+    encoding: str = "auto",
+    dataset: str = "fashion-mnist",
+    subset: str | None = None,
+    data_dir: Path | None = None,
+    limit: int | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Keeps logits from outside as the cache of a teacher called `name`, or as targets of `subset`'s rows.
+
+    `logits` are .npy files (n, c), float16, float32 or float64, in the order of the training rows (or of the subset's):
+    one for each slot, the canonical view's first, or one file (k, n, c). What a slot shows, `toolkit.slot_images` says.
+    `test_logits` (m, c) are of the test split, `features` (n, d) what the teacher's last layer read on slot 0. The
+    scores of the pass are computed as far as these allow. The same arrays again change nothing; `force` replaces other
+    imported ones, never a network's. Raises UsageError or FailureError.
+    """
+    if not logits:
+        raise UsageError("--logits: name a .npy file of logits, for each slot one, or one of all")
+    if features is not None and subset is not None:
+        raise UsageError(
+            "--features are of a whole data set's cache, and targets of a --subset keep none. Leave it out"
+        )
+    bundle = None if subset is None else open_bundle(workspace.subset(subset))
+    refuse_taken(workspace, name, bundle)
+    place = _place(workspace, name, bundle, dataset, data_dir, limit, progress)
+    classes, rows = place.data.classes, len(place.rows_n)
+    slots = open_slots(logits, rows, classes, place.what)
+    _check_slots(len(slots), place.data)
+    test = None if test_logits is None else _test_split(workspace, place.data, data_dir, progress)
+    test_table = None
+    if test_logits is not None and test is not None:
+        test_table = open_table(test_logits, "--test-logits", len(test), classes, f"test image of {place.data.key}")
+    features_table = None if features is None else open_table(features, "--features", rows, None, place.what)
+    with only_writer(place.locked):
+        resolved = _encoding(encoding, place, force)
+        teacher = _fingerprint(slots, test_table, features_table, progress)
+        passes = rows * len(slots) + (0 if test is None else len(test))
+        record = _record(name, place, teacher, resolved.name, len(slots), passes)
+        unchanged = not force and _is_there(place, record)
+        if not unchanged:
+            need_space(place.path, rows * len(slots) * resolved.bytes_per_view)
+            test_arrays = None if test_table is None else _encode(resolved, test_table, np.asarray(test_table.array_nd))
+            test_labels_m = np.empty(0, dtype=np.int64) if test is None else test.labels_n
+            content = _Given(rows, resolved, slots, features_table)
+            write_cache(place.path, record, content, place.rows_n, place.labels_n, test_arrays, test_labels_m)
+    with open_cache(place.path, record.import_command(place.path)) as cache:
+        return _result(cache, unchanged)
+
+
+def _place(
+    workspace: Workspace,
+    name: str,
+    bundle: Bundle | None,
+    dataset: str,
+    data_dir: Path | None,
+    limit: int | None,
+    progress: Progress,
+) -> _Place:
+    """A bundle stands for itself: the data that it was cut from need not be there."""
+    if bundle is not None:
+        images, at_m = bundle.images(), bundle.indices_m
+        labels_m, sizes_m2 = images.labels_n[at_m].astype(np.int64), images.sizes_n2[at_m]
+        what, path = f"row of subset {bundle.record.name}", bundle.targets_path(name)
+        return _Place(path, bundle.folder, "targets", bundle.data, bundle.rows_m, labels_m, sizes_m2, what)
+    packed = ensure_packed(workspace, dataset, data_dir, limit, progress=progress)
+    train, record = packed.split("train"), packed.record
+    path, what = workspace.cache(name, record.limit), f"training row of {record.key}"
+    labels_n = train.labels_n.astype(np.int64)
+    return _Place(path, path, "cache", record, np.arange(len(train)), labels_n, train.sizes_n2, what)
+
+
+def _test_split(workspace: Workspace, data: DataRecord, data_dir: Path | None, progress: Progress) -> Beton:
+    """Raises FailureError when it is not the one that a subset knows."""
+    packed = ensure_packed(workspace, data.dataset, data_dir, data.limit, progress=progress)
+    if packed.record.test_fingerprint != data.test_fingerprint:
+        raise FailureError(
+            f"{packed.folder}: its test split ({packed.record.test_fingerprint}) is not the one the subset knows "
+            f"({data.test_fingerprint}). Run: {pack_command(data.key)}"
+        )
+    return packed.split("test")
+
+
+def _check_slots(slots: int, data: DataRecord) -> None:
+    if slots > data.plan.size:
+        raise UsageError(
+            f"--logits: of {slots} slots, but {data.key} has {data.plan.size} views ({data.plan.geometry_in_words})"
+        )
+
+
+def _encoding(name: str, place: _Place, force: bool) -> Encoding:
+    """`auto` is that of the cache which is there, unless it is made again, else the default."""
+    if name == "auto":
+        name = default_encoding(place.data.classes)
+        if place.path.is_file() and not force:
+            with open_cache(place.path) as cache:
+                name = cache.record.encoding
+    return Encoding.parse(name, place.data.classes)
+
+
+def _encode(encoding: Encoding, table: GivenTable, logits_bc: np.ndarray) -> dict[str, np.ndarray]:
+    """Raises FailureError, naming the file, for logits that the encoding can't hold."""
+    try:
+        return encoding.encode(np.asarray(logits_bc, dtype=np.promote_types(logits_bc.dtype, np.float32)))
+    except FailureError as error:
+        raise FailureError(f"{table.name}: {str(error).removeprefix('teacher: ')}") from error
+
+
+def _fingerprint(
+    slots: list[GivenTable], test: GivenTable | None, features: GivenTable | None, progress: Progress
+) -> str:
+    """Of all arrays, each checked on the way: the imported teacher's own."""
+    tables = [*slots, *(table for table in (test, features) if table is not None)]
+    with progress("import-logits", sum(len(table.array_nd) for table in tables), "rows") as tick:
+        parts = [f"slot {slot} {check_logits(table, tick)}" for slot, table in enumerate(slots)]
+        parts += [f"test {check_logits(test, tick)}"] if test is not None else []
+        parts += [f"features {check_features(features, tick)}"] if features is not None else []
+    return fingerprint(*parts)
+
+
+def _record(name: str, place: _Place, teacher: str, encoding: str, slots: int, passes: int) -> CacheRecord:
+    data = place.data
+    return CacheRecord(
+        kind=place.kind,
+        dataset=data.dataset,
+        data_fingerprint=data.train_fingerprint,
+        test_fingerprint=data.test_fingerprint,
+        limit=data.limit,
+        teacher=name,
+        teacher_fingerprint=teacher,
+        teacher_arch=IMPORTED,
+        classes=data.classes,
+        mean=[],
+        std=[],
+        plan=data.plan.to_record(),
+        precision="unknown",
+        encoding=encoding,
+        slots=slots,
+        views=data.plan.checksums(place.rows_n, slots, place.sizes_n2),
+        teacher_top1=None,  # written with the test split's logits
+        teacher_images=passes,
+        command=command_line(),
+        created=now(),
+        versions=versions(),
+    )
+
+
+def _is_there(place: _Place, wanted: CacheRecord) -> bool:
+    """Whether these very logits are there. Raises FailureError, naming what differs, where others are."""
+    if not place.path.is_file():
+        return False
+    with ExitStack() as stack:
+        cache = stack.enter_context(open_cache(place.path, wanted.import_command(place.path)))
+        found, asked = ({**record.identity(), "slots": record.slots} for record in (cache.record, wanted))
+        different = [f"{name} {found[name]} → {asked[name]}" for name in asked if found[name] != asked[name]]
+        if not np.array_equal(cache.read("rows"), place.rows_n):
+            different.append("rows")
+        if different:
+            raise FailureError(
+                f"{place.path}: other imported logits ({'; '.join(different)}). "
+                "Give these another --name, or pass --force to replace them"
+            )
+        cache.check_views(place.sizes_n2, cache.slots)
+    return True
+
+
+def _result(cache: CacheReader, unchanged: bool) -> dict[str, Any]:
+    record = cache.record
+    return {
+        "path": str(cache.path),
+        "rows": len(cache),
+        "views": cache.slots,
+        "classes": record.classes,
+        "teacher": record.teacher,
+        "teacher_top1": record.teacher_top1,
+        "features": cache.has_features,
+        "scores": list(cache.scores),
+        "encoding": record.encoding,
+        "bytes_per_view": cache.bytes_per_view,
+        "teacher_images": record.teacher_images,
+        "unchanged": unchanged,
+    }

@@ -1,0 +1,204 @@
+"""kdtool runs: what the runs of a workspace were asked for and came to. Without torch: run.json says it all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from toolkit.core.errors import FailureError, UsageError
+from toolkit.core.files import read_json, whole_file
+from toolkit.formats.workspace import Workspace
+from toolkit.pipeline.sweep_table import read_lines, sweep_folder
+from toolkit.report.runs import (
+    RESULTS,
+    Condition,
+    Row,
+    average_cells,
+    average_header,
+    averages,
+    check_columns,
+    compared,
+    differing,
+    in_order,
+    shown,
+)
+
+# What decides a run, in the order that columns are shown in; the first part is of its subset.
+_OF_SUBSET = ("frac", "method", "score", "center", "drop_hardest", "balance", "nested", "min_per_class", "subset_seed")
+_OF_TEACHER = ("teacher", "loss", "beta", "alpha", "temperature", "match", "views")
+_OF_TRAINING = ("arch", "width", "weights", "recipe", "epochs", "batch_size", "lr", "precision", "device", "compiled")
+SETTINGS = ("dataset", *_OF_SUBSET, *_OF_TEACHER, *_OF_TRAINING, "processes", "seed")
+# What a run and its partner must agree in: also what follows from the recipe. How long they train, see `compared`.
+_RECIPE = ("schedule", "momentum", "weight_decay", "nesterov", "warmup", "milestones")
+_PAIRED = [column for column in (*SETTINGS, "teacher_fingerprint", *_RECIPE) if column != "epochs"]
+
+
+def runs(
+    workspace: Workspace,
+    where: Sequence[str] = (),
+    sweep: str | None = None,
+    by: str | None = None,
+    against: Sequence[str] = (),
+    sort: str | None = None,
+    columns: str | None = None,
+    csv_file: Path | None = None,
+) -> dict[str, Any]:
+    """The workspace's runs, or one sweep's, of which all of `where` is so: as `rows` of all that is known, and as
+    `header` and `cells` of a table of the `columns` named (default: those that differ).
+
+    `by` names columns, and averages over runs that agree in them; `against` (conditions) also compares each run with
+    the matching one of which they are so, in pairs that agree in all other settings. Both leave unfinished runs out.
+    `sort` names a column, with a `-` before it for downwards. `skipped` says which runs have a record that cannot be
+    read, and why. Raises UsageError, and FailureError where there is no such sweep.
+    """
+    conditions = [Condition.parse(text, "--where") for text in where]
+    baseline = [Condition.parse(text, "--against") for text in against]
+    found, skipped = _read(workspace, None if sweep is None else _names_of(workspace, sweep))
+    check_columns([condition.column for condition in conditions], found, "--where")
+    check_columns([condition.column for condition in baseline], found, "--against")
+    rows = [row for row in found if all(condition.holds(row) for condition in conditions)]
+    count = len(rows)
+    if by is not None or baseline:
+        if columns is not None:
+            raise UsageError("--columns has no meaning with --by or --against: these say what is shown")
+        done = [row for row in rows if row["state"] == "done"]
+        named = _open(done) if by is None else _named(by, "--by", found)
+        averaged = compared(done, named, baseline, _PAIRED) if baseline else averages(done, named)
+        rows, header = _sorted(averaged, sort), average_header(named, baseline)
+        cells = [average_cells(row, named) for row in rows]
+    else:
+        rows = _sorted(rows, sort or "name")
+        header = _columns(rows, columns)
+        cells = [[shown(row.get(column), column) for column in header] for row in rows]
+    if csv_file is not None:
+        _write_csv(csv_file, rows)
+    return {"count": count, "rows": rows, "header": header, "cells": cells, "skipped": skipped}
+
+
+def _open(done: list[Row]) -> list[str]:
+    """The settings that are not the same in all runs, but for the seed."""
+    return [column for column in _differing(done) if column not in ("seed", *RESULTS)]
+
+
+def _differing(done: list[Row]) -> list[str]:
+    """The settings and results that are not the same in all runs; of the subset's seed only where it says more."""
+    of_its_own = any(row["subset_seed"] not in (None, row["seed"]) for row in done)
+    differ = differing(done, [*SETTINGS, *RESULTS])
+    return [column for column in differ if column != "subset_seed" or of_its_own]
+
+
+def _sorted(rows: list[Row], sort: str | None) -> list[Row]:
+    if sort is None:
+        return rows
+    column = sort.removeprefix("-")
+    check_columns([column], rows, "--sort")
+    return in_order(rows, column, downwards=sort.startswith("-"))
+
+
+def _columns(rows: list[Row], columns: str | None) -> list[str]:
+    if columns is not None:
+        return _named(columns, "--columns", rows)
+    done = [row for row in rows if row["state"] == "done"]  # of others no settings are known
+    return list(dict.fromkeys(["name", *differing(rows, ["state"]), *_differing(done), "top1"]))
+
+
+def _named(columns: str, option: str, rows: list[Row]) -> list[str]:
+    names = [name.strip().replace("-", "_") for name in columns.split(",") if name.strip()]
+    if not names:
+        raise UsageError(f"{option} '{columns}': expected columns, such as alpha,method")
+    check_columns(names, rows, option)
+    return list(dict.fromkeys(names))
+
+
+def _names_of(workspace: Workspace, sweep: str) -> set[str]:
+    """The folders of a sweep's runs, of all its shards."""
+    tables = sorted(sweep_folder(workspace, sweep).glob("results*.jsonl"))
+    if not tables:
+        known = sorted(path.parent.name for path in workspace.root.glob("sweeps/*/sweep.yaml"))
+        raise FailureError(
+            f"{sweep_folder(workspace, sweep)}: no results of a sweep; there are "
+            f"{', '.join(known) or 'none yet'}. Run: kdtool sweep --name {sweep}"
+        )
+    return {line["run"] for path in tables for line in read_lines(path) if "run" in line}
+
+
+def _read(workspace: Workspace, names: set[str] | None) -> tuple[list[Row], list[str]]:
+    rows, skipped = [], []
+    datasets = _data_sets(workspace)
+    for folder in sorted(workspace.root.glob("runs/*/")):
+        if names is not None and folder.name not in names:
+            continue
+        try:
+            row = _row(folder, datasets)
+        except FailureError as error:
+            skipped.append(str(error))
+            continue
+        if row is not None:
+            rows.append(row)
+    return rows, skipped
+
+
+def _data_sets(workspace: Workspace) -> dict[str, str]:
+    """The keys of the packed data, by their fingerprint: a run records the fingerprint alone."""
+    found = {}
+    for path in workspace.root.glob("data/*/data.json"):
+        try:
+            record = read_json(path, "kdtool pack")
+        except FailureError:  # what it is called is told by nothing else
+            continue
+        found[str(record.get("train_fingerprint"))] = path.parent.name
+    return found
+
+
+def _row(folder: Path, datasets: dict[str, str]) -> Row | None:
+    """A run's row; None for a folder that holds none. Raises FailureError for a record that is not whole."""
+    path = folder / "run.json"
+    if not path.is_file():
+        metrics = folder / "metrics.jsonl"
+        epochs = len(metrics.read_text().splitlines()) if metrics.is_file() else 0
+        begun = epochs or (folder / "checkpoint.pt").is_file()
+        return {"name": folder.name, "state": f"epoch {epochs}", "top1": None} if begun else None
+    record = read_json(path, "kdtool distill --force, with its settings")
+    settings, result, subset = record.get("settings"), record.get("result"), record.get("subset")
+    if not (isinstance(settings, dict) and isinstance(result, dict) and isinstance(result.get("top1"), (int, float))):
+        raise FailureError(f"{path}: not the record of a run. Train it again: kdtool distill --force")
+    chosen = subset if isinstance(subset, dict) else {}
+    row = {
+        "name": folder.name,
+        "state": "done",
+        "dataset": datasets.get(str(settings.get("data_fingerprint")), settings.get("data_fingerprint")),
+        **_of_subset(chosen),
+        **{column: settings.get(column) for column in (*_OF_TEACHER, *_OF_TRAINING, "seed")},
+        "loss": settings.get("loss", "kd") if settings.get("teacher") is not None else None,
+        "weights": "weights" in settings,
+        "compiled": bool(settings.get("compiled")),
+        "processes": settings.get("processes", 1),
+        "alpha_found": result.get("alpha") if settings.get("alpha") == "search" else None,
+        "created": record.get("created"),
+    }
+    return {**row, **{name: value for name, value in {**settings, **result}.items() if name not in row}}
+
+
+def _of_subset(chosen: dict[str, Any]) -> Row:
+    renamed = {"frac": "fraction", "subset_seed": "seed"}
+    found = {column: chosen.get(renamed.get(column, column)) for column in _OF_SUBSET}
+    return {**found, "score": str(chosen.get("scored_by") or "").partition(" of ")[0] or None}
+
+
+def _write_csv(path: Path, rows: Sequence[Row]) -> None:
+    text = io.StringIO()
+    header = list(dict.fromkeys(column for row in rows for column in row))
+    writer = csv.DictWriter(text, header, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({column: _plain(value) for column, value in row.items()})
+    with whole_file(path) as temporary:
+        temporary.write_text(text.getvalue())
+
+
+def _plain(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, (list, dict)) else value

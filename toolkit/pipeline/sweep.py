@@ -1,0 +1,188 @@
+"""kdtool sweep: many students over every combination of settings, several at a time, in a table that can be resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toolkit.core.device import available_cpus
+from toolkit.core.errors import UsageError
+from toolkit.core.interrupts import Stopped
+from toolkit.core.locks import only_writer
+from toolkit.core.progress import Progress, Tick, silent
+from toolkit.formats.workspace import Workspace
+from toolkit.pipeline.runtime import compute_on
+from toolkit.pipeline.sources import check_source
+from toolkit.pipeline.sweep_pool import train_all
+from toolkit.pipeline.sweep_prepare import Prepared, prepare, survey
+from toolkit.pipeline.sweep_request import Cell, Sweep, label_of
+from toolkit.pipeline.sweep_runs import Run, finished
+from toolkit.pipeline.sweep_table import Table, results_path, write_asked
+from toolkit.pipeline.sweep_worker import Done, Failed, How
+
+
+def sweep(
+    workspace: Workspace,
+    asked: Sweep,
+    name: str,
+    shard: tuple[int, int] = (1, 1),
+    jobs: int | None = None,
+    threads: int | None = None,
+    source: str = "auto",
+    data_dir: Path | None = None,
+    dry_run: bool = False,
+    progress: Progress = silent,
+    on_note: Callable[[str], None] = lambda line: None,
+    on_cell: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Trains a student for every cell of `asked`, those that are the same run once, and keeps the table sweeps/`name`.
+
+    What is missing is made first, by this process: packed data, caches, subsets. Then `jobs` processes (default: on
+    CPUs as many as fit with `threads` each, 1 by default; one on a GPU) train cell after cell. A cell that fails is
+    kept in the table and stops no other. Run again, finished cells are not trained again, half-trained ones go on, and
+    failed ones are tried again. `shard` (i, n) takes the i-th of n parts, a fixed choice of the distinct cells.
+
+    With `dry_run` nothing is written: the result tells what there is to do. Raises UsageError or FailureError, and
+    Stopped on SIGINT or SIGTERM.
+    """
+    jobs, threads = _shared_out(asked, jobs, threads)
+    check_source(source)
+    cells = part_of(asked, shard)
+    path = results_path(workspace, name, shard)
+    if dry_run:
+        found = survey(workspace, asked, cells)
+        return _foreseen(workspace, asked, Table(path, cells), found, cells, jobs)
+    how = How(workspace, asked.device, asked.precision, asked.compile, threads, source, data_dir)
+    with only_writer(path):
+        write_asked(workspace, name, asked)
+        course = _Course(asked, Table(path, cells), on_cell)
+        prepared = prepare(workspace, asked, cells, data_dir, progress, on_note)
+        remaining = course.begin(workspace, prepared)
+        with progress("sweep", sum(run.images for run in remaining), "img") as tick:
+            course.tick = tick
+            stopped = train_all(remaining, how, jobs, course.images, course.end) if remaining else 0
+    if stopped:
+        raise Stopped(
+            f"stopped: {course.ended} of {course.runs} runs have ended, and those under way are saved. "
+            f"The same command goes on; what is there so far: {path}",
+            stopped,
+        )
+    lines = course.table.lines
+    return {
+        "path": str(path),
+        "name": name,
+        "cells": len(cells),
+        "runs": course.runs,
+        "failed": sum(line["status"] == "failed" for line in lines),
+        "varied": asked.varied,
+        "results": lines,
+    }
+
+
+def part_of(asked: Sweep, shard: tuple[int, int]) -> list[Cell]:
+    """The cells of the i-th of n shards. Those that are the same run, as far as can be told before anything is made,
+    stay together; the same on every machine. Raises UsageError for a shard that there is not."""
+    number, count = shard
+    if not 1 <= number <= count:
+        raise UsageError(f"--shard must be i/n with i from 1 to n, got {number}/{count}")
+    essences = {cell: asked.essence(cell) for cell in asked.cells}
+    mine = set(list(dict.fromkeys(essences.values()))[number - 1 :: count])
+    return [cell for cell, essence in essences.items() if essence in mine]
+
+
+def _shared_out(asked: Sweep, jobs: int | None, threads: int | None) -> tuple[int, int | None]:
+    """How many processes, and threads in each: None, on a GPU, leaves them to torch."""
+    for option, value in (("jobs", jobs), ("threads", threads)):
+        if value is not None and value < 1:
+            raise UsageError(f"--{option} must be at least 1, got {value}")
+    if compute_on(asked.device, asked.precision).device.type == "cuda":
+        return jobs or 1, threads
+    threads = threads or 1
+    return jobs or max(1, available_cpus() // threads), threads
+
+
+@dataclass
+class _Course:
+    """A sweep as it runs: what has ended goes to the table, and is told."""
+
+    asked: Sweep
+    table: Table
+    on_cell: Callable[[str], None]
+    tick: Tick = lambda n: None
+    runs: int = 0
+    ended: int = 0
+    shown: dict[str, int] = field(default_factory=dict)
+
+    def begin(self, workspace: Workspace, prepared: Prepared) -> list[Run]:
+        """The runs that are still to be trained; the table then holds those that are there, and the cells unfit."""
+        keys = {cell: run.key for run in prepared.runs for cell in run.cells}
+        self.table.keep_only(keys.get)
+        remaining = []
+        for run in prepared.runs:
+            if not all(map(self.table.done, run.cells)):
+                name, result = finished(workspace, run)
+                if result is None:
+                    remaining.append(run)
+                else:
+                    self._done(run, Done(name, result, 0.0))
+        self.runs = len(prepared.runs) + len(prepared.unfit)
+        self.ended = len(prepared.runs) - len(remaining)
+        for cell, reason in prepared.unfit.items():
+            self.table.put([cell], None, "failed", error=reason)
+            self._tell(label_of(cell, self.asked.varied), f"failed: {reason}")
+        self.table.write()
+        return remaining
+
+    def images(self, run: Run, count: int) -> None:
+        """Counts no more than the run has: one that searches for alpha, or repeats an epoch, is shown more."""
+        count = min(count, run.images - self.shown.get(run.key, 0))
+        self.shown[run.key] = self.shown.get(run.key, 0) + count
+        self.tick(count)
+
+    def end(self, run: Run, outcome: Done | Failed) -> None:
+        self.images(run, run.images)  # what was shown before this process, or never will be
+        if isinstance(outcome, Done):
+            self._done(run, outcome)
+            agreement = outcome.result.get("agreement")
+            agrees = "" if agreement is None else f", agrees with the teacher on {agreement:.2f} %"
+            said = f"{outcome.result['top1']:.2f} %{agrees}, {outcome.seconds:,.0f} s"
+        else:
+            trace = {} if outcome.trace is None else {"trace": outcome.trace}
+            self.table.put(run.cells, run.key, "failed", error=outcome.error, settings=run.settings, **trace)
+            said = f"failed: {outcome.error}"
+        self.table.write()
+        self._tell(label_of(run.cells[0], self.asked.varied), said)
+
+    def _done(self, run: Run, outcome: Done) -> None:
+        ended = {"run": outcome.name, "settings": run.settings, "result": outcome.result, "seconds": outcome.seconds}
+        self.table.put(run.cells, run.key, "done", **ended)
+
+    def _tell(self, label: str, said: str) -> None:
+        self.ended += 1
+        self.on_cell(f"[{self.ended}/{self.runs}] {label}: {said}")
+
+
+def _foreseen(
+    workspace: Workspace, asked: Sweep, table: Table, found: Prepared, cells: list[Cell], jobs: int
+) -> dict[str, Any]:
+    """What a dry run tells: of each distinct cell its state, and what there is to make."""
+    runs = {cell: run for run in found.runs for cell in run.cells}
+    table.keep_only(lambda cell: runs[cell].key if cell in runs else None)
+    states: dict[Any, dict[str, Any]] = {}
+    for cell in cells:
+        run = runs.get(cell)
+        same = asked.essence(cell) if run is None else run.key
+        if same not in states:
+            done = run is not None and (table.done(cell) or finished(workspace, run)[1] is not None)
+            states[same] = {"cell": label_of(cell, asked.varied), "state": "done" if done else "to do"}
+    return {
+        "path": str(table.path),
+        "cells": len(cells),
+        "runs": len(states),
+        "done": sum(state["state"] == "done" for state in states.values()),
+        "jobs": jobs,
+        "to_make": found.to_make,
+        "listing": list(states.values()),
+    }
