@@ -56,9 +56,9 @@ def sweep(
         return _foreseen(workspace, asked, Table(path, cells), found, cells, jobs)
     how = How(workspace, asked.device, asked.precision, asked.compile, threads, source, data_dir)
     with only_writer(path):
-        write_asked(workspace, name, asked)
         course = _Course(asked, Table(path, cells), on_cell)
         prepared = prepare(workspace, asked, cells, data_dir, progress, on_note)
+        write_asked(workspace, name, asked)
         remaining = course.begin(workspace, prepared)
         with progress("sweep", sum(run.images for run in remaining), "img") as tick:
             course.tick = tick
