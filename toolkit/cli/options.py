@@ -107,6 +107,7 @@ optimisation = together(
     ),
 )
 
+
 class Alpha(click.ParamType):
     """A number, or a word that the pipeline knows or refuses."""
 
