@@ -22,10 +22,10 @@ from toolkit.core.device import available_cpus
 from toolkit.core.files import remove_folder
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.student import distill
-from toolkit.pipeline.sweep import sweep
-from toolkit.pipeline.sweep_prepare import prepare
-from toolkit.pipeline.sweep_request import Sweep
-from toolkit.pipeline.sweep_runs import Run
+from toolkit.pipeline.sweep.command import sweep
+from toolkit.pipeline.sweep.prepare import prepare
+from toolkit.pipeline.sweep.request import Sweep
+from toolkit.pipeline.sweep.resolve import Run
 
 TOGETHER, APART = "a sweep", "one after another"
 PROMISED = 1.15  # on two cores

@@ -60,6 +60,8 @@ def main() -> None:
         network.train()
         losses = []
         for batch in loader:  # each pass is an epoch, with its own views and order
+            if batch.logits_bc is None:
+                parser.error(f"{asked.subset} holds no teacher's logits. Run kdtool cache-teacher with its --subset")
             logits_bc = network(batch.images_bchw)
             taught = toolkit.soft_target_loss(logits_bc, batch.logits_bc, asked.temperature)
             told = F.cross_entropy(logits_bc, batch.labels_b)

@@ -6,6 +6,7 @@ Then: kdtool import-logits --dataset digits --name ensemble --logits ensemble/lo
 Then: kdtool build-subset --dataset digits --frac 0.5 --teacher ensemble --name taught
 Then: kdtool distill --subset taught --teacher ensemble --epochs 30
 
+It shows the way and gains nothing here: its student had 96.90 % in a trial, one without a teacher (--alpha 0) 99.15 %.
 Of a network, an API or another framework only `Ensemble` would differ: what it is shown is `toolkit.slot_images`.
 """
 

@@ -2,7 +2,8 @@
 
     torchrun … -m tests.in_processes '[{"words": ["distill", …], "disturbed": "kill", "at": 7}, …]'
 
-Every process leaves the weights it trained beside the run, as rank-0.pt and rank-1.pt.
+They look every third step whether to stop or save, or, where a command is "honest", as they would by themselves. Every
+process leaves the weights it trained beside the run, as rank-0.pt and rank-1.pt.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+import toolkit.core.processes
 import toolkit.pipeline.student
 import toolkit.training.run
 from toolkit.cli import main
@@ -39,11 +42,12 @@ def fail() -> None:
 
 
 # What happens to the second process just before a call
-DISTURBED: dict[str, tuple[type, str, Callable[[], None]]] = {
+DISTURBED: dict[str, tuple[Any, str, Callable[[], None]]] = {
     "kill": (Trainer, "_step", kill),
     "terminate": (Trainer, "_step", terminate),
     "fail": (Trainer, "_step", fail),
     "kill at a part": (Parts, "save", kill),
+    "kill on the way": (toolkit.core.processes, "_all_arrived", kill),
 }
 
 
@@ -63,6 +67,17 @@ def disturbed(name: str, at: int) -> Callable[[], None]:
     return lambda: setattr(owner, method, act)
 
 
+def terminated_as_the_first_one_evaluates(predict: Callable[..., Any]) -> Callable[..., Any]:
+    """By torchrun, which is told to end; the second one waits for the first meanwhile."""
+
+    def slowly(*arguments: Any) -> Any:
+        os.kill(os.getppid(), signal.SIGTERM)
+        time.sleep(20)
+        return predict(*arguments)
+
+    return slowly
+
+
 def keeping_weights(run_to_end: Callable[..., Any]) -> Callable[..., Any]:
     def run(trainer: Trainer, folder: Any, *arguments: Any, **named: Any) -> Any:
         history = run_to_end(trainer, folder, *arguments, **named)
@@ -73,10 +88,14 @@ def keeping_weights(run_to_end: Callable[..., Any]) -> Callable[..., Any]:
 
 
 if __name__ == "__main__":
-    toolkit.training.run.STEPS_BETWEEN_AGREEMENTS = STEPS_BETWEEN_AGREEMENTS
+    honest = toolkit.training.run.STEPS_BETWEEN_AGREEMENTS
     toolkit.pipeline.student.run_to_end = keeping_weights(toolkit.pipeline.student.run_to_end)
     for command in json.loads(sys.argv[1]):
-        undo = disturbed(command["disturbed"], command["at"]) if "disturbed" in command else lambda: None
+        if command.get("disturbed") == "evaluation":
+            student = toolkit.pipeline.student
+            student.predict = terminated_as_the_first_one_evaluates(student.predict)
+        toolkit.training.run.STEPS_BETWEEN_AGREEMENTS = honest if "honest" in command else STEPS_BETWEEN_AGREEMENTS
+        undo = disturbed(command["disturbed"], command["at"]) if command.get("disturbed") in DISTURBED else lambda: None
         sys.argv[1:] = command["words"]
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ignored by a process that has said why it ends
         try:

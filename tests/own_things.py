@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import warnings
 from typing import Any
 
 import numpy as np
@@ -107,6 +109,30 @@ def drawn(classes: int) -> nn.Module:
     return Normed(classes)
 
 
+class Unused(Plain):
+    """A layer that no forward pass uses has no gradient: nothing may move it, weight decay neither."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.unused = nn.Linear(3, 3)
+
+
+class NormedAtOnce(Normed):
+    """Normalised when there is one number of each image: of a single image that can't be."""
+
+    def features(self, x_bchw: Tensor) -> Tensor:
+        return self.bn(super(Normed, self).features(x_bchw)[:, :, None, None])[:, :, 0, 0]
+
+
+class Slow(Plain):
+    """Steps of most of a second."""
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        if self.training and torch.is_grad_enabled():
+            time.sleep(0.8)
+        return super().forward(x_bchw)
+
+
 plain, scaled, in_place, linear_first, conv_head, wrapped = (
     Plain,
     Scaled,
@@ -153,6 +179,58 @@ def infinite(classes: int) -> nn.Module:
 
 def of_one_size(classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 28 * 28, classes))
+
+
+class Viewing(Plain):
+    """As networks are written for images that lie channels first."""
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        read_bd = F.relu(self.conv2(F.relu(self.conv1(x_bchw))))
+        return self.fc(read_bd.view(len(x_bchw), -1).view(len(x_bchw), 16, -1).mean(dim=2))
+
+
+class NeverInitialised(nn.Module):
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+
+
+class Talking(Plain):
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        print("forward")
+        return super().forward(x_bchw)
+
+
+viewing, never_initialised, talking = Viewing, NeverInitialised, Talking
+
+
+def exiting(classes: int) -> nn.Module:
+    raise SystemExit(0)
+
+
+def exiting_forward(classes: int) -> nn.Module:
+    return Returning(classes, lambda model, logits_bc: exiting(classes))
+
+
+def frozen(classes: int) -> nn.Module:
+    return Plain(classes).requires_grad_(False)
+
+
+def detached(classes: int) -> nn.Module:
+    return Returning(classes, lambda model, logits_bc: logits_bc.detach())
+
+
+def probabilities(classes: int) -> nn.Module:
+    return Returning(classes, lambda model, logits_bc: logits_bc.softmax(dim=1))
+
+
+def meta(classes: int) -> nn.Module:
+    return Plain(classes).to("meta")
+
+
+def scripted(classes: int) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is deprecated
+        return torch.jit.trace(Plain(classes), torch.rand(2, 3, 8, 8))
 
 
 not_callable = 3

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
@@ -22,11 +23,12 @@ import toolkit.pipeline.student
 from tests.conftest import kdtool, made, refused
 from tests.loss_curves import CASES, targets_of
 from toolkit.core.errors import FailureError, UsageError
-from toolkit.distill.alpha import CANDIDATES, alpha_rule, halve, rungs_of
+from toolkit.distill.alpha import CANDIDATES, Halved, alpha_rule, halve, rungs_of, tried_on
 from toolkit.formats.bundle import open_bundle
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.held_out import held_out, held_out_of
 from toolkit.pipeline.knowledge import load_knowledge
+from toolkit.pipeline.run_folder import forget
 from toolkit.pipeline.runtime import compute_on
 from toolkit.pipeline.student_request import StudentRequest, open_student_request
 from toolkit.training.showing import Batch
@@ -56,8 +58,8 @@ def scored(best: float) -> tuple[Callable[[float, int], float], list[tuple[float
     """A trial that is the better the nearer to `best`, and what was tried."""
     tried: list[tuple[float, int]] = []
 
-    def accuracy(alpha: float, epochs: int) -> float:
-        tried.append((alpha, epochs))
+    def accuracy(alpha: float, steps: int) -> float:
+        tried.append((alpha, steps))
         return -abs(alpha - best)
 
     return accuracy, tried
@@ -66,17 +68,17 @@ def scored(best: float) -> tuple[Callable[[float, int], float], list[tuple[float
 @pytest.mark.parametrize("best", CANDIDATES)
 def test_halving_finds_the_best_and_spends_as_much_on_each_rung(best: float):
     accuracy, tried = scored(best)
-    assert halve(CANDIDATES, rungs_of(120), accuracy, likely=0.5) == best
-    assert Counter(epochs for _, epochs in tried) == {10: 8, 20: 4, 40: 2}
-    assert sum(epochs for _, epochs in tried) == 2 * 120
-    assert [alpha for alpha, epochs in tried if epochs == 10] == list(CANDIDATES)
+    assert halve(CANDIDATES, rungs_of(120), accuracy, likely=0.5).alpha == best
+    assert Counter(steps for _, steps in tried) == {10: 8, 20: 4, 40: 2}
+    assert sum(steps for _, steps in tried) == 2 * 120
+    assert [alpha for alpha, steps in tried if steps == 10] == list(CANDIDATES)
 
 
 def test_what_is_worst_on_a_rung_is_not_tried_again():
     accuracy, tried = scored(0.9)
     halve(CANDIDATES, (1, 2, 4), accuracy, likely=0.0)
-    assert {alpha for alpha, epochs in tried if epochs == 2} == {0.8, 0.9, 0.95, 1.0}
-    assert {alpha for alpha, epochs in tried if epochs == 4} == {0.9, 0.95}
+    assert {alpha for alpha, steps in tried if steps == 2} == {0.8, 0.9, 0.95, 1.0}
+    assert {alpha for alpha, steps in tried if steps == 4} == {0.9, 0.95}
 
 
 @pytest.mark.parametrize(
@@ -84,18 +86,27 @@ def test_what_is_worst_on_a_rung_is_not_tried_again():
 )
 def test_of_equals_the_one_nearest_to_the_rule_is_best_then_the_larger(likely: float, best: float):
     """0.9 and 0.8 are equally far from 0.85, as 0.3 and 0.5 from 0.4."""
-    assert halve(CANDIDATES, (1, 2, 4), lambda alpha, epochs: 50.0, likely) == best
+    assert halve(CANDIDATES, (1, 2, 4), lambda alpha, steps: 50.0, likely) == Halved(best, tied=True)
 
 
-def test_no_trial_is_asked_for_twice():
-    """A run of an epoch has three rungs of one: the first decides."""
+def test_who_ties_with_the_best_on_the_last_rung_alone_lets_the_rule_decide():
+    early = {1: lambda alpha: 50.0, 2: lambda alpha: alpha, 4: lambda alpha: alpha}
+    assert halve(CANDIDATES, (1, 2, 4), lambda alpha, steps: early[steps](alpha), 0.9) == Halved(1.0, tied=False)
+    late = {1: lambda alpha: alpha, 2: lambda alpha: alpha, 4: lambda alpha: 50.0}
+    assert halve(CANDIDATES, (1, 2, 4), lambda alpha, steps: late[steps](alpha), 0.9) == Halved(0.95, tied=True)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 6, 7, 13, 240])
+def test_no_trial_is_asked_for_twice_and_all_are_known_before(steps: int):
+    """A run of a step has three rungs of one: the first decides."""
     accuracy, tried = scored(0.7)
-    assert rungs_of(1) == (1, 1, 1) and halve(CANDIDATES, rungs_of(1), accuracy, likely=1.0) == 0.7
-    assert len(tried) == len(CANDIDATES)
+    assert halve(CANDIDATES, rungs_of(steps), accuracy, likely=1.0) == Halved(0.7, tied=False)
+    assert len(set(tried)) == len(tried) and [asked for _, asked in tried] == tried_on(rungs_of(steps), len(CANDIDATES))
+    assert rungs_of(1) == (1, 1, 1)
 
 
 def test_rungs_are_a_twelfth_a_sixth_and_a_third():
-    assert [rungs_of(epochs) for epochs in (240, 30, 12, 6, 2)] == [
+    assert [rungs_of(steps) for steps in (240, 30, 12, 6, 2)] == [
         (20, 40, 80),
         (3, 5, 10),
         (1, 2, 4),
@@ -235,14 +246,46 @@ def test_a_search_sees_its_subset_alone_and_judges_by_what_it_does_not_train_on(
         assert (cached_kmc[:, at_b] == batch.logits_bc.numpy()).all(axis=2).any(axis=0).all()  # each row its own
     # the table
     assert [trial["alpha"] for trial in found["trials"][:8]] == list(CANDIDATES)
-    assert Counter(trial["epochs"] for trial in found["trials"]) == {1: 8, 2: 2}
-    assert (found["rungs"], found["candidates"]) == ([1, 1, 2], list(CANDIDATES))
-    assert all(trial["images"] == trial["epochs"] * len(training_t) for trial in found["trials"])
-    assert found["images"] == 12 * len(training_t) and found["share_of_run"] == found["images"] / (6 * 433)
+    # 6 epochs are 24 steps of four batches, of which three are enough for four fifths of the rows: 18
+    assert Counter(trial["steps"] for trial in found["trials"]) == {2: 8, 3: 4, 6: 2}
+    assert (found["rungs"], found["candidates"]) == ([2, 3, 6], list(CANDIDATES))
+    assert [trial["images"] for trial in found["trials"]] == [*([256] * 8), *([346] * 4), *([2 * 346] * 2)]
+    assert found["images"] == 4816 and found["share_of_run"] == 4816 / (6 * 433)
     assert found["seconds"] == sum(trial["seconds"] for trial in found["trials"]) > 0
     last = found["trials"][-1]
-    assert lines[-1] == f"alpha {last['alpha']:g}: {last['top1']:.2f} % of 87 held-out rows after 2 epochs"
-    assert len(lines) == 10 and "after 1 epoch" in lines[0] and not lines[0].endswith("s")
+    assert lines[0] == (
+        "searching for alpha: 14 trials of 2 to 6 steps, judged by 87 held-out rows; 1.85 times the run's images"
+    )
+    assert lines[14] == f"alpha {last['alpha']:g}: {last['top1']:.2f} % of 87 held-out rows after 6 steps"
+    assert len(lines) == 15 + (found["decided_by"] == "rule") and lines[1].endswith("after 2 steps")
+
+
+@pytest.mark.parametrize(
+    ("length", "low", "high"),
+    [
+        ({"epochs": 30}, 1.55, 1.65),
+        ({"epochs": 1}, 2.3, 2.4),
+        ({"iterations": 12}, 1.5, 2.2),
+        ({"iterations": 5}, 1.5, 2.0),
+        ({"iterations": 1}, 7.9, 8.0),
+    ],
+)
+def test_a_search_costs_about_as_much_of_any_run_and_says_so_before(
+    work: Path, length: dict[str, int], low: float, high: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Not of one whose twelfth is far from a step."""
+
+    def trial(bench: Any, alpha: float, steps: int, progress: Any) -> search.Trial:
+        return search.Trial(alpha, steps, 50.0, bench.images_in(steps), 0.1, 0, False)
+
+    monkeypatch.setattr(search._Bench, "trial", trial)
+    lines: list[str] = []
+    found = searched(request_in(work, **{"epochs": None, **length}), tmp_path, on_trial=lines.append)
+    assert low <= found["share_of_run"] <= high
+    assert lines[0].endswith(f"held-out rows; {found['share_of_run']:.2f} times the run's images")
+    # nothing told them apart
+    assert (found["alpha"], found["decided_by"]) == (0.9, "rule")
+    assert lines[-1] == "alpha 0.9: another was as good on the held-out rows, so the rule (--alpha auto) decided"
 
 
 def without_seconds(found: dict[str, Any]) -> dict[str, Any]:
@@ -292,6 +335,10 @@ def test_a_stopped_search_goes_on_after_its_last_trial(work: Path, monkeypatch: 
     until(3)
     result = kdtool(*words, "stopped")
     assert result.exit_code == 130 and "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1] == (
+        "kdtool: stopped after 2 trials of its search for an alpha. Run the same command again: "
+        "it goes on after the last trial"
+    )
     folder = work / "runs" / "stopped"
     kept = json.loads((folder / "alpha.json").read_text())["trials"]
     assert [trial["alpha"] for trial in kept] == [0.0, 0.3]
@@ -301,8 +348,9 @@ def test_a_stopped_search_goes_on_after_its_last_trial(work: Path, monkeypatch: 
         broken.setattr(
             toolkit.pipeline.student, "run_to_end", lambda *asked, **more: (_ for _ in ()).throw(KeyboardInterrupt)
         )
-        assert kdtool(*words, "stopped").exit_code == 130
-    assert begun == 8
+        again = kdtool(*words, "stopped")
+        assert again.exit_code == 130 and ": 14 trials of 2 to 6 steps, 2 of them kept from before," in again.stderr
+    assert begun == 12
 
     until(1)
     resumed = made(*words, "stopped")
@@ -323,12 +371,13 @@ def test_a_searched_run_says_what_it_found_and_what_that_cost(work: Path):
     run = made(*words)
     assert "-asearch-t4-" in run["name"] and run["alpha"] in CANDIDATES
     cost = run["alpha_search"]
-    assert cost["images"] == 8 * 346 and cost["share_of_run"] == pytest.approx(8 * 346 / 433) and cost["seconds"] > 0
+    assert cost["images"] == 8 * 128 and cost["share_of_run"] == pytest.approx(8 * 128 / 433) and cost["seconds"] > 0
     record = json.loads((Path(run["path"]) / "run.json").read_text())
     assert record["settings"]["alpha"] == "search" and len(record["alpha_search"]["trials"]) == 8
     assert run["teacher_forward_passes"] == 0 and "trials" not in cost
     again = kdtool(*words)
-    assert f"alpha {run['alpha']:g} (searched with 2,768 images, 6.39 of the run's)" in again.stdout
+    tied = ", by the rule among equals" if cost["decided_by"] == "rule" else ""
+    assert f"alpha {run['alpha']:g} (searched with 1,024 images, 2.36 times the run's{tied})" in again.stdout
     assert "held-out" not in again.stderr  # it is there
     number = made(*words[:-4], "--alpha", f"{run['alpha']}", "--epochs", "1", "--threads", "1")
     assert number["name"] != run["name"] and number["top1"] == run["top1"]
@@ -351,8 +400,35 @@ def test_a_search_with_other_settings_is_not_gone_on_with(work: Path, tmp_path: 
         path.write_text(json.dumps(broken))
         with pytest.raises(FailureError, match=said):
             searched(request, folder)
-    alpha, anew = search.settled_alpha(request, compute_on("cpu", "float32", 1), "resident", folder, force=True)
+    forget(folder)  # what --force does first
+    alpha, anew = search.settled_alpha(request, compute_on("cpu", "float32", 1), "resident", folder)
     assert anew is not None and alpha == found["alpha"] and without_seconds(anew) == without_seconds(found)
+
+
+def test_a_run_is_not_gone_on_with_by_another_alpha_than_it_was_begun_with(work: Path, monkeypatch: pytest.MonkeyPatch):
+    """A search that is found again, in an edited or another alpha.json, may end otherwise."""
+    words = ("distill", "-w", work, "--subset", "third", "--alpha", "search", "--epochs", "2", "--name", "mixed")
+
+    def end(result: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("toolkit.cli.commands._epoch_line", end)
+        assert kdtool(*words).exit_code == 143
+    folder = work / "runs" / "mixed"
+    saved = torch.load(folder / "checkpoint.pt", weights_only=True)
+    content = json.loads((folder / "alpha.json").read_text())
+    other = next(alpha for trial in content["trials"][-2:] if (alpha := trial["alpha"]) != saved["found"]["alpha"])
+    for trial in content["trials"]:
+        trial["top1"] = 100 - 100 * abs(trial["alpha"] - other)
+    (folder / "alpha.json").write_text(json.dumps(content))
+    result = kdtool(*words)
+    assert result.exit_code == 1 and f"alpha {saved['found']['alpha']} → {other}" in result.stderr
+    del saved["found"]  # as an earlier version saved it
+    torch.save(saved, folder / "checkpoint.pt")
+    assert made(*words)["alpha"] == other
+    made("distill", "-w", work, "--subset", "third", "--epochs", "1", "--name", "mixed", "--force")
+    assert not (folder / "alpha.json").exists()
 
 
 def test_a_candidate_that_diverges_is_the_worst(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -365,7 +441,7 @@ def test_a_candidate_that_diverges_is_the_worst(work: Path, tmp_path: Path, monk
     monkeypatch.setattr(search, "distillation_loss", breaking)
     found = searched(request_in(work), tmp_path / "run", on_trial=lines.append)
     assert [trial["alpha"] for trial in found["trials"] if trial["diverged"]] == [0.9, 0.95, 1.0]
-    assert found["alpha"] < 0.9 and "alpha 1: diverged within 1 epoch" in lines
+    assert found["alpha"] < 0.9 and "alpha 1: diverged within 2 steps" in lines
 
 
 def test_a_weighted_search_weighs_its_part(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -411,4 +487,4 @@ def test_the_search_counts_a_teacher_that_runs(work: Path, tmp_path: Path, monke
         return calling
 
     monkeypatch.setattr(search, "distillation_loss", cheating)
-    assert searched(request_in(work, epochs=1), tmp_path / "run")["teacher_forward_passes"] == 8 * 346
+    assert searched(request_in(work, epochs=1), tmp_path / "run")["teacher_forward_passes"] == 8 * 128

@@ -111,6 +111,7 @@ def test_what_is_no_network_is_refused(work: Path, tmp_path: Path):
     torch.save(build_model("resnet8", 10).state_dict(), plain)
     text.write_text("no weights")
     (work / "runs" / "killed").mkdir(exist_ok=True)
+    (work / "runs" / "killed" / "checkpoint.pt").touch()
     for what, told in [
         ("two", "Did you mean one"),
         ("killed", "not finished"),
@@ -144,3 +145,8 @@ def test_code_of_ones_own_runs_only_where_it_is_named_again(tmp_path: Path, monk
     assert network(torch.zeros(2, 4)).shape == (2, 3)
     with pytest.raises(ValueError, match="not resnet8"):
         toolkit.load_network(file, arch="resnet8")
+
+
+def test_a_folder_that_only_a_lock_made_is_no_run(work: Path, tmp_path: Path):
+    (work / "runs" / "begun").mkdir()
+    refused(kdtool("export", "-w", work, "begun", "--out", tmp_path / "w.pt"), 1, "begun: neither a file nor a run")

@@ -12,6 +12,7 @@ import torch
 
 import toolkit
 from tests.conftest import kdtool, made, refused
+from toolkit.core.errors import FailureError, UsageError
 from toolkit.formats.blocks import BLOCK_ROWS
 from toolkit.formats.bundle import open_bundle
 from toolkit.formats.cache import open_cache
@@ -292,7 +293,48 @@ def test_what_needs_the_network_says_that_there_is_none(work: Path, tmp_path: Pa
     made(*words(work, "--logits", saved(tmp_path / "l.npy", logits_knc)))
     common = ["-w", work, "--dataset", "digits", "--teacher", "ours"]
     for command in (["cache-teacher", "--views", "9"], ["cache-teacher", "--dry-run"], ["verify-cache"]):
-        refused(kdtool(*command, *common), 1, "were imported", "import-logits --name ours")
+        refused(kdtool(*command, *common), 1, "were imported", "import-logits --dataset digits --name ours")
     out = tmp_path / "weights.pt"
     refused(kdtool("export", "-w", work, "ours", "--out", out), 1, "no network of ours")
     assert not out.exists()
+
+
+def test_nothing_of_a_network_replaces_imported_logits(work: Path, tmp_path: Path, logits_knc: np.ndarray):
+    made(*words(work, "--logits", saved(tmp_path / "l.npy", logits_knc)))
+    before = cache_of(work).read_bytes()
+    named = ("-w", work, "--dataset", "digits")
+    file = shutil.copy(PACKAGED, tmp_path / "ours.pt")
+    for command in (
+        ("cache-teacher", *named, "--teacher", file),
+        ("cache-teacher", *named, "--teacher", file, "--force"),
+        ("cache-teacher", *named, "--teacher", file, "--dry-run"),
+    ):
+        refused(kdtool(*command), 1, "imported logits", "ever replaces them")
+    for more in ((), ("--force",)):
+        refused(kdtool("train-teacher", *named, "--name", "ours", *more), 2, "--name ours", "Choose another --name")
+    assert cache_of(work).read_bytes() == before
+
+
+def test_the_command_for_other_views_names_the_data_and_every_file(work: Path, tmp_path: Path, logits_knc: np.ndarray):
+    test = saved(tmp_path / "t.npy", np.random.default_rng(1).normal(size=(TEST_ROWS, CLASSES)).astype(np.float32))
+    made(*words(work, "--logits", saved(tmp_path / "l.npy", logits_knc), "--test-logits", test))
+    again = "kdtool import-logits --dataset digits --name ours --logits FILE… --test-logits FILE"
+    refused(kdtool("cache-teacher", "-w", work, "--dataset", "digits", "--teacher", "ours"), 1, again)
+
+
+def test_an_array_of_objects_is_not_advised_to_be_loaded(work: Path, tmp_path: Path):
+    np.save(tmp_path / "o.npy", np.array([{}, []], dtype=object), allow_pickle=True)
+    told = kdtool(*words(work, "--logits", tmp_path / "o.npy"))
+    refused(told, 1, "of Python objects, which are never loaded")
+    assert "allow_pickle" not in told.stderr
+
+
+def test_what_ones_own_loop_asks_amiss_is_told(digits: Path, tmp_path: Path):
+    subset = digits / "subsets" / "third"
+    for setting in ("batch_size", "workers"):
+        with pytest.raises(UsageError, match=f"{setting} must be at least 1, got 0"):
+            toolkit.subset_loader(subset, **{setting: 0})
+    with pytest.raises(UsageError, match="whole number"):
+        next(toolkit.slot_images(subset, 1.5))  # type: ignore[arg-type]
+    with pytest.raises(FailureError, match="nope: no folder"):
+        toolkit.row_labels(tmp_path / "nope")

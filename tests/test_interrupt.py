@@ -31,6 +31,7 @@ from tests.test_resume import (
     with_data,
 )
 from toolkit.core.interrupts import Stopped, stop_asked, stopped_by_sigterm
+from toolkit.core.processes import Processes
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.student import distill
 from toolkit.training.loop import Trainer
@@ -86,6 +87,23 @@ def test_a_training_told_to_stop_saves_and_goes_on_to_the_same_weights(
     assert step_in(workspace, "told") == step and not temporary_in(workspace.root)
     told, whole = (Path(made(*asked, name)["path"]) for name in ("told", "whole"))
     assert same_runs(told, whole)
+
+
+def test_a_stop_after_the_last_look_is_not_forgotten(workspace: Workspace, monkeypatch: pytest.MonkeyPatch):
+    """All is saved; what would follow is the evaluation."""
+    agree, calls = Processes.agreed, 0
+
+    def agreed(processes: Processes, *numbers: int) -> tuple[int, ...]:
+        nonlocal calls
+        answer, calls = agree(processes, *numbers), calls + 1
+        if calls == 15:
+            signal.raise_signal(signal.SIGTERM)
+        return answer
+
+    monkeypatch.setattr(Processes, "agreed", agreed)
+    with pytest.raises(Stopped, match="stopped at step 15 of 15; saved"):
+        distill(workspace, name="told", **STUDENT)
+    assert step_in(workspace, "told") == 15
 
 
 def test_who_calls_the_pipeline_from_python_is_told_by_an_exception(
@@ -184,6 +202,12 @@ def test_a_forked_child_dies_of_sigterm_as_if_nothing_listened():
             finally:
                 os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+
+
+def test_under_torchrun_sigterm_may_tell_of_another_process(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with stopped_by_sigterm(), pytest.raises(Stopped, match=r"stopped by torchrun: it was told to, or another process"):
+        signal.raise_signal(signal.SIGTERM)
 
 
 def test_sigterm_is_an_error_like_any_other():

@@ -150,6 +150,15 @@ REFUSED: dict[str, tuple[str, ...]] = {
     "infinite": ("not finite",),
     "of_one_size": ("fails on two images of 8 × 8 pixels: RuntimeError",),
     "not_callable": ("expected a function or a class, found int",),
+    "exiting": ("called with 10 classes it fails: SystemExit: 0",),
+    "exiting_forward": ("fails on two images of 8 × 8 pixels: SystemExit: 0",),
+    "frozen": ("all of its network is frozen",),
+    "detached": ("its logits have no gradient",),
+    "probabilities": ("gives probabilities when evaluating, expected logits",),
+    "meta": ("on the meta device",),
+    "scripted": ("returns TorchScript",),
+    "never_initialised": ("NeverInitialised does not call super().__init__()",),
+    "viewing": ("view size is not compatible", "channels last: use .flatten(1) or .reshape"),
 }
 
 
@@ -161,6 +170,15 @@ def test_a_network_that_cannot_be_used_is_refused_in_one_line(name: str):
     assert "\n" not in str(refusal.value)
     for words in REFUSED[name]:
         assert words in str(refusal.value)
+
+
+def test_a_frozen_teacher_and_a_module_that_turns_gradients_off_are_taken(here: Path):
+    check_network(build_model(own("frozen"), 10), own("frozen"), 10, 8, 8, trains=False)
+    (here / "mine.py").write_text(
+        "import torch\nfrom tests.own_things import plain as net\ntorch.set_grad_enabled(False)\n"
+    )
+    check_network(build_model("mine:net", 10), "mine:net", 10, 8, 8)
+    assert torch.is_grad_enabled()
 
 
 def test_a_network_returned_twice_is_refused():
@@ -259,6 +277,14 @@ class Rows:
         return self.samples[row]
 
 
+class Drawn(Rows):
+    """Each time brighter, as random transforms make it."""
+
+    def __getitem__(self, row: int) -> Any:
+        self.samples = [(image + 1, label) for image, label in self.samples]
+        return self.samples[row]
+
+
 def grey(value: int = 0, height: int = 8, width: int = 8) -> np.ndarray:
     return np.full((height, width), value, dtype=np.uint8)
 
@@ -304,7 +330,9 @@ def test_images_of_every_kind_become_the_same_pixels(monkeypatch: pytest.MonkeyP
     assert labels_n.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("one", [int, np.int64, np.uint8, lambda value: torch.tensor(value), np.array])
+@pytest.mark.parametrize(
+    "one", [lambda value: np.array([value]), int, np.int64, np.uint8, lambda value: torch.tensor(value), np.array]
+)
 def test_labels_of_every_kind_of_whole_number_are_read(monkeypatch: pytest.MonkeyPatch, one: Any):
     source = source_of(monkeypatch, Rows([(grey(), one(1)), (grey(), one(0))]))
     assert source.load("test", None)[1].tolist() == [1, 0]
@@ -331,7 +359,7 @@ def test_mean_and_std_are_the_training_splits_exactly(monkeypatch: pytest.Monkey
 def test_padding_is_an_eighth_of_the_shorter_side(
     monkeypatch: pytest.MonkeyPatch, height: int, width: int, padding: int
 ):
-    assert source_of(monkeypatch, Rows([(grey(0, height, width), 0)])).padding == padding
+    assert source_of(monkeypatch, Rows([(grey(0, height, width), label) for label in (0, 1)])).padding == padding
 
 
 def test_attributes_of_the_training_split_say_more(monkeypatch: pytest.MonkeyPatch):
@@ -372,6 +400,8 @@ WRONG: dict[str, tuple[Any, tuple[str, ...]]] = {
     "a mean of 0 … 255": (two(mean=127.0), ("mean must be of 0 … 1",)),
     "a std of 0": (two(std=0.0), ("std must be of 0 … 1", "above 0")),
     "two means": (two(mean=(0.1, 0.2)), ("one number or three",)),
+    "one class": (Rows([(grey(), 0), (grey(), 0)]), ("all rows are of one class",)),
+    "random transforms": (Drawn([(grey(), 0), (grey(), 1)]), ("row 0 is another", "Leave random transforms out")),
     "a padding of halves": (two(padding=1.5), ("padding must be a whole number of at least 0",)),
 }
 
@@ -401,6 +431,9 @@ def test_what_a_data_sets_own_code_raises_is_told_with_its_line(monkeypatch: pyt
     refused(kdtool(*command), 1, "test split: row 0 is of 9 × 8 pixels, not 8 × 8")
     del made_of["test"]
     refused(kdtool(*command), 1, "called with 'test' it fails: KeyError: 'test'")
+    monkeypatch.setattr(own_things, "made_now", sys.exit)
+    refused(kdtool(*command), 1, "called with 'train' it fails: SystemExit: train")
+    monkeypatch.setattr(own_things, "made_now", made_of.__getitem__)
     made_of["test"] = two()
     refused(kdtool(*command, "--limit", 1), 2, "--limit must be at least the number of classes (2)")
     refused(kdtool(*command, "--data-dir", tmp_path), 2, "--data-dir", "finds its own files")
@@ -640,3 +673,128 @@ def test_the_console_script_finds_code_in_the_current_folder(tmp_path: Path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["classes"] == 2
+
+
+# What decides ---------------------------------------------------------------------------------------------------------
+
+MARKING = (
+    "from pathlib import Path\nfrom tests.own_things import Digits\nPath('imported').touch()\n"
+    "def data(split): return Digits(split, rows=100)\n"
+)
+
+
+@pytest.fixture
+def marked(here: Path) -> Path:
+    """A workspace with a student of data of one's own, whose module leaves a file where it is imported; it is not yet
+    imported any more, and its file is gone."""
+    (here / "mine_marking.py").write_text(MARKING)
+    common = ("-w", here / "first", "--dataset", "mine_marking:data")
+    made("build-subset", *common, "--frac", "0.5", "--name", "half")
+    made("noise", *common, "--rate", "0.1")
+    made(
+        "build-subset",
+        "-w",
+        here / "first",
+        "--dataset",
+        "mine_marking:data-noise-0.1-s0",
+        "--frac",
+        "0.5",
+        "--name",
+        "noisy",
+    )
+    made("distill", "-w", here / "first", "--subset", "half", "--alpha", 0, "--arch", "resnet8", "--width", 2,
+         "--iterations", 1, "--name", "one")  # fmt: skip
+    (here / "imported").unlink()
+    del sys.modules["mine_marking"]
+    return here
+
+
+def test_no_file_decides_which_data_sets_code_runs(marked: Path):
+    """A bundle and a checkpoint that somebody gave, in a workspace without their data."""
+    fresh, first = ("-w", marked / "fresh"), marked / "first"
+    np.save(marked / "50.npy", np.random.default_rng(0).normal(size=(50, 10)).astype(np.float32))
+    given = ("--name", "ours", "--logits", marked / "50.npy", "--test-logits", marked / "50.npy")
+    for words in (
+        ("distill", *fresh, "--subset", first / "subsets" / "half", "--alpha", 0, "--iterations", 1),
+        ("distill", *fresh, "--subset", first / "subsets" / "noisy", "--alpha", 0, "--iterations", 1),
+        ("evaluate", first / "runs" / "one", *fresh),
+        ("cache-teacher", *fresh, "--subset", first / "subsets" / "half"),
+        ("train-teacher", *fresh, "--subset", first / "subsets" / "half"),
+        ("import-logits", *fresh, "--subset", first / "subsets" / "half", *given),
+    ):
+        refused(kdtool(*words), 1, "only you decide which code runs", "kdtool pack --dataset mine_marking:data")
+        assert not (marked / "imported").exists(), words
+    assert not list(marked.glob("fresh/data/*/data.json"))
+    made("pack", *fresh, "--dataset", "mine_marking:data")  # said by the user
+    assert (marked / "imported").exists()
+    made("evaluate", first / "runs" / "one", *fresh)
+
+
+def test_an_edited_network_is_another_run(marked: Path):
+    source = "from tests.own_things import Plain\ndef net(classes): return Plain(classes)\n"
+    (marked / "mine_net.py").write_text(source)
+    common = ("-w", marked / "first", "--arch", "mine_net:net")
+    for words in (
+        ("distill", *common, "--subset", "half", "--alpha", 0, "--iterations", 1),
+        ("train-teacher", *common, "--dataset", "mine_marking:data", "--epochs", 1, "--no-dynamics"),
+    ):
+        (marked / "mine_net.py").write_text(source)
+        first = made(*words)
+        assert made(*words) == first
+        (marked / "mine_net.py").write_text(source + "# edited\n")
+        refused(kdtool(*words), 1, "other settings (code ", "--force")
+        made(*words, "--force")
+
+
+def test_packed_data_of_ones_own_say_that_they_were_there(work: Path):
+    told = kdtool("pack", "-w", work, *DIGITS).stdout
+    assert "already there; --force reads it again" in told
+    assert made("pack", "-w", work, *DIGITS)["unchanged"]
+
+
+def test_what_a_network_prints_when_it_runs_is_not_a_result(work: Path, tmp_path: Path):
+    words = ("train-teacher", "-w", tmp_path, *DIGITS, "--limit", 100, "--arch", own("talking"), "--epochs", 1)
+    result = kdtool(*words, "--no-dynamics", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["epochs"] == 1
+    assert "forward" in result.stderr
+
+
+# Names ----------------------------------------------------------------------------------------------------------------
+
+
+def test_training_never_takes_the_name_of_logits_that_it_did_not_make(work: Path):
+    words = ("train-teacher", "-w", work, *DIGITS, "--arch", own("plain"), "--name", "weights")
+    refused(kdtool(*words), 2, "--name weights", "cache.h5", "Choose another --name")
+    refused(kdtool(*words, "--force"), 2, "Choose another --name")
+
+
+def test_a_teacher_cached_from_a_file_is_asked_for_by_its_file(work: Path):
+    words = ("-w", work, *DIGITS, "--teacher", "weights")
+    refused(kdtool("cache-teacher", *words), 1, "made from a file", "Name it, and its --arch")
+    refused(kdtool("cache-teacher", *words[:-1], work / "nope.pt"), 2, "nope.pt: not found")
+    subset = ("distill", "-w", work, "--subset", f"{OURS}-digits-random-0.3-s0", "--arch", "resnet8", "--iterations", 1)
+    run = made(*subset, "--width", 2, "--teacher", work / "weights.pt", "--name", "by-file")
+    assert run["teacher"] == "weights"
+
+
+def test_a_file_with_another_teachers_name_is_refused(work: Path, tmp_path: Path):
+    for name in (TAUGHT, "digits-resnet8"):
+        file = Path(shutil.copy(work / "weights.pt", tmp_path / f"{name}.pt"))
+        words = ("cache-teacher", "-w", work, *DIGITS, "--teacher", file, "--arch", own("drawn"))
+        refused(kdtool(*words), 2, f"{name} is the name of another teacher", "Rename the file")
+
+
+def test_data_that_show_one_view_and_not_every_class_in_the_test_split(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    rng = np.random.default_rng(0)
+    rows = [(rng.integers(0, 256, (8, 8), dtype=np.uint8), row % 3) for row in range(12)]
+    splits = {"train": Rows(rows, padding=0), "test": Rows(rows[:2])}
+    monkeypatch.setattr(own_things, "made_now", splits.__getitem__, raising=False)
+    common = ("-w", tmp_path, "--dataset", own("made_now"))
+    words = ("--arch", "resnet8", "--width", 2, "--epochs", 1, "--no-dynamics", "--name", "one")
+    made("train-teacher", *common, *words)
+    assert made("cache-teacher", *common, "--teacher", "one")["views"] == 1
+    refused(kdtool("cache-teacher", *common, "--teacher", "one", "--views", 2), 2, "--views must be 1 to 1")
+    file = tmp_path / "teachers" / "one"
+    assert made("evaluate", file, "-w", tmp_path)["per_class"]["class 2"] is None
+    assert "–    class 2" in kdtool("evaluate", file, "-w", tmp_path).stdout

@@ -12,15 +12,19 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.conftest import kdtool, made
+from tests.conftest import kdtool, made, refused
+from tests.own_things import Normed, NormedAtOnce
 from tests.test_laws import everything_in, same
 from tests.test_resume import (
     EVERY_STEP,
@@ -32,12 +36,15 @@ from tests.test_resume import (
     untimed,
     with_data,
 )
-from toolkit.core.errors import UsageError
-from toolkit.core.processes import ALONE, Processes, joined, refuse_in_processes, share_of, told
+from toolkit.cli import cli
+from toolkit.core.errors import FailureError, UsageError
+from toolkit.core.interrupts import Stopped, stopped_by_sigterm
+from toolkit.core.processes import ALONE, Processes, _all_arrived, joined, refuse_in_processes, share_of, told
 from toolkit.formats.bundle import Bundle, open_bundle
 from toolkit.pipeline.knowledge import load_knowledge
 from toolkit.pipeline.runtime import compute_on
-from toolkit.pipeline.sources import open_source
+from toolkit.pipeline.sources import check_single_rows, open_source, resident_bytes
+from toolkit.training.run import _Meetings
 from toolkit.training.showing import Batch
 
 ROOT = Path(__file__).parent.parent
@@ -46,9 +53,10 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 # 433 rows in batches of 48: the tenth has one row, and of two processes one has none of it
 BATCH, ROWS, STEPS = 48, 433, 30
 STUDENT = (
-    *("distill", "--subset", "third", "--arch", "tests.own_things:Plain", "--precision", "float64", "--alpha", 0.5),
+    *("distill", "--subset", "third", "--arch", "tests.own_things:Unused", "--precision", "float64", "--alpha", 0.5),
     *("--epochs", 3, "--batch-size", BATCH, "--threads", 1),
 )
+SLOW = ("--arch", "tests.own_things:Slow")
 TEACHER = (
     *("train-teacher", "--dataset", "digits", "--limit", 200, "--arch", "tests.own_things:Plain", "--epochs", 2),
     *("--precision", "float64", "--snapshots", 1, "--batch-size", 33, "--threads", 1, "--name", "taught"),
@@ -160,15 +168,157 @@ def test_what_torchrun_says_is_checked(monkeypatch: pytest.MonkeyPatch):
             told()
 
 
-def test_other_commands_refuse_torchrun_and_only_the_first_process_says_so(monkeypatch: pytest.MonkeyPatch):
+class Ended(BaseException):
+    """By torchrun's SIGTERM, as the first process has ended."""
+
+
+@pytest.fixture()
+def second(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """This process is the second of two, and no SIGTERM is heard; the handlers that were asked for."""
+    handlers: list[Any] = []
+    monkeypatch.setattr("signal.signal", lambda number, handler: handlers.append(handler))
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("signal.signal", lambda number, handler: None)
-        for rank, lines in (("0", 1), ("1", 0)):
-            monkeypatch.setenv("RANK", rank)
-            result = kdtool("inspect", "nothing")
-            assert (result.exit_code, len(result.stderr.splitlines())) == (2, lines)
-            assert ("inspect runs in one process" in result.stderr) == bool(lines)
+    monkeypatch.setenv("RANK", "1")
+    return handlers
+
+
+def test_what_goes_wrong_before_they_met_is_said_by_the_first_process(
+    second: list[Any], monkeypatch: pytest.MonkeyPatch
+):
+    def end(seconds: float) -> None:
+        assert second[-1] is signal.SIG_DFL
+        raise Ended
+
+    with monkeypatch.context() as patched, pytest.raises(Ended):
+        patched.setattr("time.sleep", end)
+        kdtool("inspect", "nothing")
+    monkeypatch.setenv("RANK", "0")
+    result = kdtool("inspect", "nothing")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+    assert "kdtool: inspect runs in one process" in result.stderr
+
+
+def test_or_by_another_one_with_its_number_after_waiting_for_the_first(
+    second: list[Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("toolkit.core.last_words._PATIENCE_S", 0.0)
+    result = kdtool("inspect", "nothing")
+    assert result.exit_code == 2 and "kdtool: process 1 of 2: inspect runs in one process" in result.stderr
+
+
+def test_of_several_processes_the_first_one_alone_prints_help(second: list[Any], monkeypatch: pytest.MonkeyPatch):
+    assert (kdtool("--help").exit_code, kdtool("--help").output) == (0, "")
+    monkeypatch.setenv("RANK", "0")
+    assert kdtool("--help").stdout.startswith("Usage: kdtool ")
+
+
+def test_started_as_a_module_it_is_kdtool(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.argv", ["toolkit/__main__.py", "distill", "--help"])
+    with pytest.raises(SystemExit):
+        cli()
+    assert capsys.readouterr().out.startswith("Usage: kdtool distill ")
+
+
+class Store(dict[str, int]):
+    """As torch's, of this process alone."""
+
+    def add(self, name: str, more: int) -> int:
+        self[name] = self.get(name, 0) + more
+        return self[name]
+
+
+def test_a_process_on_its_way_is_waited_for_as_long_as_nobody_says_stop(monkeypatch: pytest.MonkeyPatch):
+    _all_arrived(Store({"kdtool/arrived": 1}), 2)
+    soon = threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGTERM])
+    soon.start()
+    with stopped_by_sigterm(), pytest.raises(Stopped):
+        _all_arrived(Store(), 2)
+    soon.join()
+    monkeypatch.setattr("toolkit.core.processes._ARRIVED_WITHIN_S", 0.05)
+    with pytest.raises(FailureError, match=r"only 1 of 2 processes arrived within 0\.05 s"):
+        _all_arrived(Store(), 2)
+
+
+def test_who_is_stopped_does_not_wait_for_the_others_to_hear_why(monkeypatch: pytest.MonkeyPatch):
+    """They are stopped too, and in their last words take part in nothing."""
+    told: list[Any] = []
+    monkeypatch.setattr("torch.distributed.broadcast_object_list", lambda answer, **how: told.extend(answer))
+    for error, heard in ((Stopped("", 15), []), (KeyboardInterrupt(), []), (UsageError(""), [{"failed": 2}])):
+        with pytest.raises(type(error)):
+            Processes(0, 2, 0).first_only(lambda: (_ for _ in ()).throw(error))  # noqa: B023
+        assert told == heard
+
+
+@pytest.mark.parametrize(
+    ("seconds", "meetings"),
+    [
+        ([0.001] * 50, [1, 21, 41]),
+        ([0.3] * 20, [1, 7, 13, 19]),
+        ([1.0] * 6, [1, 3, 5]),
+        ([9.0] * 3, [1, 2, 3]),
+        ([30.0, *([0.01] * 40)], [1, 2, 22]),
+    ],
+)
+def test_several_processes_meet_about_every_two_seconds_but_at_least_each_twenty_steps(
+    seconds: list[float], meetings: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    """By what the steps before took; the longest of any process, which is this one."""
+    now_s, met = 0.0, []
+    monkeypatch.setattr("time.monotonic", lambda: now_s)
+    several = SimpleNamespace(count=2, agreed=lambda *numbers: numbers)
+    trainer: Any = SimpleNamespace(step=0, processes=several)
+    found = _Meetings(trainer)
+    for step_s in seconds:
+        now_s, trainer.step = now_s + step_s, trainer.step + 1
+        if found.due:
+            met.append(trainer.step)
+            assert found.agreed(15, 0) == (15, 0)
+    assert met == meetings
+
+
+def test_by_the_slowest_of_them():
+    trainer: Any = SimpleNamespace(step=0, processes=SimpleNamespace(count=2, agreed=lambda *numbers: (-2, 0)))
+    found = _Meetings(trainer)
+    trainer.step = 7
+    assert found.agreed(0) == (0,)
+    dues = []
+    for trainer.step in (8, 9):
+        dues.append(found.due)
+    assert dues == [False, True]
+
+
+def test_processes_of_one_machine_share_its_memory_when_auto_chooses_a_source(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+):
+    targets = load_knowledge(bundle, views=3).targets
+    needed = resident_bytes(ROWS, bundle.data, targets)
+    monkeypatch.setattr("toolkit.pipeline.sources.free_bytes", lambda device: 5 * needed)
+    for here, name in ((1, "resident"), (2, "resident"), (3, "stream")):
+        assert source_of("auto", bundle, Processes(0, 3, 0, here)).name == name
+
+
+NORMED = ("--arch", "tests.own_things:NormedAtOnce", "--epochs", 1, "--threads", 1)
+
+
+def test_a_batch_of_one_row_is_refused_where_batch_normalisation_can_not_take_it(digits: Path):
+    """433 are 9 × 48 + 1; of those that a search trains on, 346, 3 × 115 + 1."""
+    words = ("distill", "-w", digits, "--subset", "third", *NORMED, "--batch-size")
+    fix = "of 433 rows it makes a batch of one row, which this network's batch normalisation can't take. "
+    refused(kdtool(*words, 48), 2, "--batch-size 48: " + fix + "Use --batch-size 49")
+    searching = kdtool(*words, 115, "--alpha", "search", "--name", "searching")
+    assert searching.exit_code == 2 and "--batch-size 115: of 346 rows it makes a batch of one row" in searching.stderr
+    taught = ("train-teacher", "-w", digits, "--dataset", "digits", *NORMED, "--batch-size", 131)  # 1442 = 11 × 131 + 1
+    refused(kdtool(*taught), 2, "--batch-size 131: of 1,442 rows")
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "count", "fits"), [(48, 2, False), (86, 2, False), (86, 1, True), (49, 2, True)]
+)
+def test_and_a_share_of_one_row_too(bundle: Bundle, batch_size: int, count: int, fits: bool):
+    """433 are 5 × 86 + 3: two rows and one."""
+    with nullcontext() if fits else pytest.raises(UsageError, match=f"--batch-size {batch_size}: .*Use --batch-size"):
+        check_single_rows(NormedAtOnce(10), ROWS, batch_size, bundle.data, count)
+    check_single_rows(Normed(10), ROWS, batch_size, bundle.data, count)  # many numbers of each row
 
 
 @pytest.mark.parametrize(
@@ -232,7 +382,8 @@ def test_only_the_first_process_speaks_and_all_end_in_peace(two: tuple[Path, sub
 
 
 def test_law_6_two_processes_make_the_weights_of_one(two: tuple[Path, subprocess.CompletedProcess[str]], one: Path):
-    """A network without batch normalisation, to rounding in float64; and both hold the same, bit for bit."""
+    """A network without batch normalisation, with a layer that is not used, to rounding in float64; and both hold the
+    same, bit for bit."""
     workspace, _ = two
     ours, theirs = (folder / "runs" / "student" for folder in (workspace, one))
     assert farthest(weights(ours / "student.pt"), weights(theirs / "student.pt")) < 1e-9
@@ -286,7 +437,8 @@ class Disturbed:
         student = [*STUDENT, "-w", self.workspace, "--checkpoint-minutes", EVERY_STEP, "--name"]
         self.first = torchrun(
             {"words": [*student, "wrong", "--loss", "dist"], "goes on": True},
-            {"words": [*student, "told"], "disturbed": "terminate", "at": 8, "goes on": True},
+            {"words": [*student, "slow", *SLOW], "disturbed": "terminate", "at": 2, "honest": True, "goes on": True},
+            {"words": [*student, "told"], "disturbed": "terminate", "at": 12, "goes on": True},
             {"words": [*student, "told"]},
             {"words": [*student, "killed"], "disturbed": "kill", "at": 15},
         )
@@ -307,10 +459,12 @@ def disturbed(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Disturb
 
 
 def test_what_all_processes_have_to_say_is_said_once(disturbed: Disturbed):
-    refused, stopped, died = said(disturbed.first.stderr)
-    assert refused.startswith("kdtool: --loss dist ") and "works in one process, not in 2" in refused
-    # the second process was told in its eighth step; both look after every third
-    assert stopped == "kdtool: stopped at step 9 of 30; saved. Run the same command again to go on"
+    wrong, slow, stopped, died = said(disturbed.first.stderr)
+    assert wrong.startswith("kdtool: --loss dist ") and "works in one process, not in 2" in wrong
+    # the second process was told in its twelfth step; both look after the tenth, an epoch's last, and every third
+    assert stopped == "kdtool: stopped at step 13 of 30; saved. Run the same command again to go on"
+    # steps of 0.8 s: long before each 20 of them, or the epoch's end, torchrun would have killed both
+    assert slow in (f"kdtool: stopped at step {at} of 30; saved. Run the same command again to go on" for at in (2, 3))
     assert died.startswith("kdtool: another of the 2 processes ended (see above") and "run the same command" in died
     assert disturbed.first.returncode != 0 and len(disturbed.first.stdout.splitlines()) == 1
     assert not disturbed.temporary and not (disturbed.workspace / "runs" / "wrong" / "student.pt").exists()
@@ -321,7 +475,7 @@ def test_law_3_two_processes_disturbed_end_in_the_weights_of_two_left_alone(
     disturbed: Disturbed, two: tuple[Path, subprocess.CompletedProcess[str]], name: str
 ):
     """Told to stop within an epoch, or killed there: bit for bit, in both."""
-    assert disturbed.left["step"] == 12 and len(disturbed.left["under"]["losses"]) == 2
+    assert disturbed.left["step"] == 13 and len(disturbed.left["under"]["losses"]) == 3
     ours, theirs = disturbed.workspace / "runs" / name, two[0] / "runs" / "student"
     for file in ("student.pt", "rank-0.pt", "rank-1.pt"):
         assert farthest(weights(ours / file), weights(theirs / file)) == 0
@@ -335,7 +489,7 @@ def test_law_4_a_cache_goes_on_with_another_number_of_processes(disturbed: Distu
     assert disturbed.parts == 2 and json.loads(cache)["teacher_images"] == 2 * 1442 + 355
     assert same(everything_in(cache_in(disturbed.workspace)), alone)
     (ended,) = said(disturbed.second.stderr)
-    assert "another of the 2 processes ended" in ended or "stopped. Run it again: cache-teacher" in ended
+    assert "another of the 2 processes ended" in ended or "stopped by torchrun" in ended
     saved = parts_in(disturbed.caching)
     assert 1 <= saved <= 4 and not cache_in(disturbed.caching).exists()
     resumed = made(*CACHE[:-1], "-w", disturbed.caching)
@@ -350,6 +504,19 @@ def test_an_error_of_one_process_alone_is_said_with_its_number(digits: Path, tmp
     alone, other = said(ended.stderr)
     assert alone.startswith("kdtool: process 1 of 2: an error of kdtool itself: RuntimeError: a thing of this process")
     assert other.startswith("kdtool: another of the 2 processes ended (see above")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("disturbed", ["kill on the way", "evaluation"])
+def test_who_ends_where_the_others_can_not_notice_ends_them_soon_with_one_line(
+    digits: Path, tmp_path: Path, disturbed: str
+):
+    """torchrun tells the others; deaf to it they would be killed after 30 s."""
+    workspace, start_s = Path(shutil.copytree(digits, tmp_path / "work")), time.monotonic()
+    ended = torchrun({"words": [*STUDENT, "-w", workspace], "disturbed": disturbed, "at": 1})
+    (line,) = said(ended.stderr)
+    assert line.startswith("kdtool: stopped by torchrun: it was told to, or another process ended (its summary says")
+    assert ended.returncode != 0 and time.monotonic() - start_s < 25
 
 
 @pytest.mark.long

@@ -376,6 +376,21 @@ def test_a_training_state_of_0_4_is_gone_on_with(digits: Path, tmp_path: Path, m
     assert same_runs(Path(run_student(workspace, name="old", **STUDENT)["path"]), whole)
 
 
+def test_a_training_state_of_0_4_without_a_teacher_is_gone_on_with(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It notes a temperature that nothing used."""
+    workspace = Workspace(Path(shutil.copytree(digits, tmp_path / "work")))
+    with killed_after(7, monkeypatch):
+        run_student(workspace, name="old", alpha=0, **STUDENT)
+    path = workspace.run("old") / "checkpoint.pt"
+    saved = torch.load(path, weights_only=True)
+    settings = {**saved["settings"], "temperature": 4.0}
+    torch.save({**saved, "format": "kdtool training state 1", "settings": settings}, path)
+    whole = Path(run_student(workspace, name="whole", alpha=0, **STUDENT)["path"])
+    assert same_runs(Path(run_student(workspace, name="old", alpha=0, **STUDENT)["path"]), whole)
+
+
 def test_law_3_a_sigkill_within_an_epoch(digits: Path, tmp_path: Path):
     shutil.copytree(digits, tmp_path, dirs_exist_ok=True)
     words = [*TRAINING, "-w", tmp_path, "--checkpoint-minutes", EVERY_STEP, "--name"]

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import kdtool, made, refused
 from toolkit.core.errors import UsageError
-from toolkit.report.runs import Condition, averages, compared, differing, in_order, sweep_table
+from toolkit.report.runs import Condition, averages, compared, differing, sweep_table
 from toolkit.report.statistics import paired_difference
 
 
@@ -106,10 +106,10 @@ def test_runs_are_sorted_by_any_column(ran: Path):
 
 def test_groups_are_averaged_over_what_is_left(ran: Path):
     rows = rows_of(ran, "--by", "alpha,temperature", "--where", "method=random")
-    assert [(row["alpha"], row["temperature"], row["n"]) for row in in_order(rows, "temperature")] == [
+    assert [(row["alpha"], row["temperature"], row["n"]) for row in rows] == [
+        (0.0, None, 3),
         (1.0, 1.0, 3),
         (1.0, 4.0, 3),
-        (0.0, None, 3),
     ]
     values = [row["top1"] for row in rows_of(ran, "--where", "temperature=4")]
     group = next(row for row in rows if row["temperature"] == 4)
@@ -133,6 +133,49 @@ def test_groups_are_compared_with_the_matching_runs_pair_by_pair(ran: Path):
     assert all(row["low"] is None and row["pairs"] == 1 for row in one if row["temperature"] is not None)
     shown = kdtool("runs", "-w", ran, "--against", "alpha=0", "--where", "method=random").stdout
     assert "top1 against alpha=0 [95 %]" in shown and f"{wanted.mean:+.2f} [{wanted.low:+.2f}, " in shown
+
+
+def test_runs_that_share_a_partner_are_one_pair():
+    """Six students, but only three runs to compare with: differences of 2, 2 and 4 by hand, whose standard deviation is
+    √(4/3), and the t of two degrees of freedom 4.302653."""
+    top1 = {0.0: (80.0, 82.0, 84.0), 0.5: (81.0, 84.0, 86.0), 1.0: (83.0, 84.0, 90.0)}
+    rows = [
+        {"alpha": alpha, "seed": seed, "frac": 0.1, "top1": one, "state": "done"}
+        for alpha, values in top1.items()
+        for seed, one in enumerate(values)
+    ]
+    (found,) = compared(rows, ["frac"], [Condition.parse("alpha=0", "--against")], ["frac", "alpha", "seed"])
+    half = 4.302653 * (4 / 3) ** 0.5 / 3**0.5
+    assert found["pairs"] == 3
+    assert (found["difference"], found["low"], found["high"]) == pytest.approx((8 / 3, 8 / 3 - half, 8 / 3 + half))
+
+
+def test_where_does_not_take_away_what_is_compared_with(ran: Path):
+    wanted = [row for row in rows_of(ran, "--by", "temperature", "--against", "alpha=0") if row["pairs"]]
+    assert [row["pairs"] for row in wanted] == [3, 3]
+    assert rows_of(ran, "--where", "alpha=1", "--by", "temperature", "--against", "alpha=0") == wanted
+    assert rows_of(ran, "--where", "temperature=4", "--by", "temperature", "--against", "alpha=0") == wanted[1:]
+
+
+def test_that_nothing_can_be_compared_is_said(ran: Path):
+    none = kdtool("runs", "-w", ran, "--where", "frac=0.3", "--by", "alpha", "--against", "alpha=0.7")
+    assert none.exit_code == 0 and "--against alpha=0.7: nothing to compare" in none.stderr
+    alone = kdtool("runs", "-w", ran, "--by", "alpha", "--against", "method=hardest", "--where", "alpha=1")
+    assert "--against method=hardest: nothing to compare" in alone.stderr
+
+
+def test_what_alpha_was_asked_for_is_a_column(ran: Path, tmp_path: Path):
+    workspace = Path(shutil.copytree(ran, tmp_path / "work"))
+    assert all(row["alpha_asked"] == row["alpha"] for row in rows_of(workspace, "--where", "state=done"))
+    assert "alpha_asked" not in made("runs", "-w", workspace)["header"]
+    words = ["distill", "-w", workspace, "--subset", "third", "--iterations", 2, "--precision", "float32"]
+    name = made(*words, "--alpha", "auto")["name"]
+    (row,) = rows_of(workspace, "--where", "alpha-asked=auto")
+    assert row["name"] == name and row["alpha"] == record_of(workspace, name)["settings"]["alpha"]
+    assert "alpha_asked" in made("runs", "-w", workspace)["header"]
+    where = ["--where", "alpha-asked=1", "--where", "temperature=4"]
+    (row,) = rows_of(workspace, *where, "--by", "alpha-asked", "--against", "alpha-asked=auto")
+    assert row["pairs"] == 1
 
 
 def test_several_partners_that_differ_are_refused_naming_how(ran: Path):
@@ -178,6 +221,9 @@ def test_a_sweep_names_its_own_runs(ran: Path):
     for part, name in zip(("-1-of-2", "-2-of-2"), names[:2], strict=True):
         (folder / f"results{part}.jsonl").write_text(json.dumps({"cell": {}, "status": "done", "run": name}) + "\n")
     assert [row["name"] for row in rows_of(ran, "--sweep", "mine")] == sorted(names[:2])
+    (folder / "results.jsonl").write_text(json.dumps({"cell": {}, "status": "done", "run": "gone"}) + "\n")
+    shown = kdtool("runs", "-w", ran, "--sweep", "mine")
+    assert shown.exit_code == 0 and "1 of the sweep's 3 runs are not here (gone)" in shown.stderr
     refused(kdtool("runs", "-w", ran, "--sweep", "yours"), 1, "yours", "kdtool sweep")
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,18 +25,20 @@ import yaml
 
 from tests.conftest import kdtool, made, refused, start_kdtool
 from toolkit.cli import cli
-from toolkit.core.errors import UsageError
+from toolkit.core import progress
+from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.locks import Locked, only_writer
 from toolkit.formats.checkpoint import load_checkpoint
 from toolkit.formats.workspace import Workspace
-from toolkit.pipeline import sweep_prepare, sweep_worker
-from toolkit.pipeline.sweep import part_of
-from toolkit.pipeline.sweep_file import read_sweep
-from toolkit.pipeline.sweep_prepare import patiently
-from toolkit.pipeline.sweep_request import AXES, Cell, Sweep
-from toolkit.pipeline.sweep_runs import finished, key_of
-from toolkit.pipeline.sweep_table import read_lines, results_path
-from toolkit.pipeline.sweep_worker import How
+from toolkit.pipeline.sweep import pool, worker
+from toolkit.pipeline.sweep import prepare as preparing
+from toolkit.pipeline.sweep.command import _Course, part_of
+from toolkit.pipeline.sweep.file import read_sweep
+from toolkit.pipeline.sweep.prepare import patiently
+from toolkit.pipeline.sweep.request import AXES, Cell, Sweep
+from toolkit.pipeline.sweep.resolve import Run, finished, images_before, key_of
+from toolkit.pipeline.sweep.table import Table, read_lines, results_path
+from toolkit.pipeline.sweep.worker import Failed, How
 
 PATIENCE_S = 300
 DIGITS = ("--dataset", "digits", "--precision", "float32")
@@ -204,7 +210,7 @@ def test_a_shard_that_is_none_is_refused():
 
 
 def test_what_another_process_is_making_is_waited_for(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sweep_prepare, "_WAIT_S", 0.0)
+    monkeypatch.setattr(preparing, "_WAIT_S", 0.0)
     answers, told = iter([Locked("a: is being written by b. Wait"), Locked("a: is being written by b. Wait"), 7]), []
 
     def work() -> int:
@@ -311,6 +317,29 @@ def test_a_dry_run_tells_what_there_is_and_writes_nothing(swept: tuple[Path, Any
     assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--dataset", "digist"], 2, ["digist", "did you mean digits"]),
+        (["--dataset", "digits", "--limit", "3"], 2, ["--limit"]),
+        (["--dataset", "mnist"], 1, ["no teacher for mnist"]),
+        (["--dataset", "digits", "--teacher", "nobody"], 1, ["--teacher nobody", "neither a file nor a teacher"]),
+        (["--dataset", "digits", "--arch", "resnte8"], 2, ["resnte8"]),
+        (["--dataset", "digits", "--arch", "nowhere_at_all:net"], 2, ["--arch nowhere_at_all:net", "no module"]),
+    ],
+)
+def test_names_are_looked_up_before_anything_is_packed(tmp_path: Path, words: list[str], code: int, said: list[str]):
+    for more in (["--dry-run"], []):
+        refused(kdtool("sweep", "-w", tmp_path, "--frac", "0.1", *words, *more), code, *said)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_shard_without_cells_says_so(swept: tuple[Path, Any]):
+    workspace, _ = swept
+    plan = kdtool("sweep", "-w", workspace, *STUDY, "--name", "study", "--shard", "9/9", "--dry-run")
+    assert plan.exit_code == 0 and "--shard 9/9 has no cells: there are 6 distinct ones" in plan.stderr
+
+
 def test_a_second_sweep_on_the_same_table_is_told_who_holds_it(swept: tuple[Path, Any]):
     workspace, _ = swept
     with only_writer(results_path(Workspace(workspace), "study")):
@@ -329,27 +358,115 @@ def test_a_run_of_other_settings_in_its_folder_is_neither_believed_nor_touched(s
     workspace, _ = swept
     line = next(line for line in lines_of(workspace, "study") if line["status"] == "done")
     changed = {**line["settings"], "targets_fingerprint": "0123456789abcdef"}
-    run = sweep_worker_run(line, changed)
+    run = run_of(line, changed)
     name, result = finished(Workspace(workspace), run)
     assert (name, result) == (f"{line['run']}-{run.key[:8]}", None)
-    assert finished(Workspace(workspace), sweep_worker_run(line, line["settings"])) == (line["run"], line["result"])
+    assert finished(Workspace(workspace), run_of(line, line["settings"])) == (line["run"], line["result"])
 
 
-def sweep_worker_run(line: dict[str, Any], settings: dict[str, Any]) -> Any:
-    from toolkit.pipeline.sweep_runs import Run
-
+def run_of(line: dict[str, Any], settings: dict[str, Any]) -> Run:
     return Run(key_of(settings), line["run"], settings, {}, 1, ())
 
 
 def test_a_run_that_another_process_trains_is_put_off(swept: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch):
     workspace, _ = swept
-    monkeypatch.setattr(sweep_worker, "_WAIT_S", 0.0)
+    monkeypatch.setattr(worker, "_WAIT_S", 0.0)
     line = next(line for line in lines_of(workspace, "study") if line["status"] == "done")
-    wanted = replace(sweep_worker_run(line, line["settings"]), name="elsewhere")
+    wanted = replace(run_of(line, line["settings"]), name="elsewhere")
     wanted = replace(wanted, asked={"subset": line["settings"]["subset"], "alpha": 0.0, "iterations": 3})
     how = How(Workspace(workspace), "cpu", "float32", False, torch.get_num_threads(), "auto", None)
     with only_writer(workspace / "runs" / "elsewhere" / "student.pt"):
-        assert isinstance(sweep_worker._trained(wanted, how, None), sweep_worker.Busy)  # type: ignore[arg-type]
+        assert isinstance(worker._trained(wanted, how, None), worker.Later)  # type: ignore[arg-type]
+
+
+def course(folder: Path) -> tuple[_Course, Any, list[int], list[str]]:
+    """A sweep of one run of 100 images, 40 of which were shown earlier; what it ticks, and what it tells."""
+    asked, ticks, told = Sweep((0.1,)), list[int](), list[str]()
+    run = Run("key", "run", {}, {}, 100, tuple(asked.cells))
+    found = _Course(asked, Table(folder / "results.jsonl", asked.cells), told.append, ticks.append, runs=3)
+    found.shown["key"] = 40
+    return found, run, ticks, told
+
+
+def test_progress_counts_what_is_trained_now_and_nothing_else(tmp_path: Path, capsys: Any, monkeypatch: Any):
+    found, run, ticks, _ = course(tmp_path)
+    assert found.to_show(run) == 60
+    found.images(run, 10)
+    found.end(run, Failed("no", None))
+    assert ticks == [10, -50]
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
+    with progress._plain_lines("sweep", 160, "img") as tick:
+        for number in (*ticks, 5):
+            tick(number)
+    assert [line.partition(" img")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "sweep: 10 of 160",
+        "sweep: 10 of 110",
+        "sweep: 15 of 110",
+    ]
+
+
+def test_the_same_reason_is_told_in_full_once(tmp_path: Path):
+    found, run, _, told = course(tmp_path)
+    for path in ("a/student.pt", "b/student.pt"):
+        found.end(run, Failed(f"{path}: could not be written (No space left on device)", None))
+    found.end(run, Failed("c/student.pt: damaged", None))
+    assert [line.partition("failed: ")[2] for line in told] == [
+        "a/student.pt: could not be written (No space left on device)",
+        "b/student.pt: as above",
+        "c/student.pt: damaged",
+    ]
+    assert "No space left" in found.table.lines[0]["error"] or "damaged" in found.table.lines[0]["error"]
+
+
+class Standing:
+    """In a worker's place: a process that ends when it is told to, and what was done to it, in `said`."""
+
+    def __init__(self, how: Any) -> None:
+        self.run: Any = None
+        self.ready, self.dead, self.said, self.sent = True, False, list[str](), [Failed("no", None)]
+        self.process = SimpleNamespace(sentinel=self, is_alive=lambda: not self.said, exitcode=0, join=lambda: None)
+        for word in ("terminate", "kill"):
+            setattr(self.process, word, partial(self.said.append, word))
+        self.connection = self
+
+    def give(self, run: Any) -> None:
+        self.run = run
+
+    def messages(self) -> Iterator[Any]:
+        while self.sent:
+            yield self.sent.pop()
+
+    def dismiss(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_workers_save_before_they_end_where_the_table_cannot_be_written(monkeypatch: pytest.MonkeyPatch):
+    standing: list[Standing] = []
+    monkeypatch.setattr(pool, "_Worker", lambda how: standing.append(Standing(how)) or standing[-1])
+    monkeypatch.setattr(pool, "wait", lambda signs, timeout: signs)
+
+    def full(run: Any, outcome: Any) -> None:
+        raise FailureError("results.jsonl: could not be written")
+
+    with pytest.raises(FailureError, match="could not be written"):
+        pool.train_all([run_of({"run": "a"}, {}), run_of({"run": "b"}, {})], None, 2, lambda *_: None, full)  # type: ignore[arg-type]
+    assert [one.said for one in standing] == [["terminate", "kill"]] * 2
+
+
+def test_a_process_that_cannot_start_ends_the_sweep(monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(FailureError, match=r"could not start.*__main__"):
+        pool._need_started(SimpleNamespace(dead=True, ready=False, process=SimpleNamespace(exitcode=1)))  # type: ignore[arg-type]
+    monkeypatch.setattr(multiprocessing, "current_process", lambda: SimpleNamespace(_inheriting=True))
+    with pytest.raises(SystemExit, match="__main__"):
+        pool.refuse_unguarded()
+
+
+def test_what_a_worker_prints_goes_to_stderr():
+    code = "import os, multiprocessing as m; from toolkit.pipeline.sweep.worker import serve\n"
+    code += "ours, theirs = m.Pipe(); ours.send(None); serve(theirs, None); os.write(1, b'noise')"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "noise")
 
 
 # damage, and how it is mended -----------------------------------------------------------------------------------------
@@ -393,14 +510,42 @@ def test_damage_in_one_subset_fails_its_cells_alone_and_mended_it_goes_on(small:
     assert mended["results"][0] == alone["results"][0] | {"seconds": 0.0}  # the run was there all the time
 
 
+def test_a_study_may_grow_and_shrink_but_not_change_what_its_cells_share(small: tuple[Path, dict[str, Any]]):
+    workspace, _ = small
+    earlier = lines_of(workspace, "small")
+    grown = kdtool("sweep", "-w", workspace, *SMALL, "--seed", "2", "--alpha", "0")
+    assert grown.exit_code == 0 and f"stay in it: {len(earlier)}" in grown.stderr
+    lines = lines_of(workspace, "small")
+    assert lines[1:] == earlier and (lines[0]["cell"]["seed"], lines[0]["cell"]["alpha"]) == (2, 0)
+    for more in ([], ["--dry-run"]):
+        other = kdtool("sweep", "-w", workspace, *SMALL, "--iterations", "3", "--batch-size", "9", *more)
+        refused(other, 2, "sweep.yaml", "iterations 2 → 3", "batch-size None → 9", "--name")
+    assert lines_of(workspace, "small") == lines
+
+
+def test_the_runs_folder_is_believed_and_not_the_table(small: tuple[Path, dict[str, Any]]):
+    workspace, alone = small
+    run = workspace / "runs" / alone["results"][0]["run"]
+    shutil.rmtree(run)
+    assert made("sweep", "-w", workspace, *SMALL, "--dry-run")["done"] == 0
+    again = made("sweep", "-w", workspace, *SMALL)
+    assert (run / "run.json").is_file()
+    assert without_times(again["results"]) == without_times(alone["results"])
+
+
 def test_a_run_whose_targets_have_changed_since_is_run_again(small: tuple[Path, dict[str, Any]]):
     workspace, before = small
+    assert made("sweep", "-w", workspace, *SMALL, "--dry-run")["done"] == 1
     made("cache-teacher", "-w", workspace, "--dataset", "digits", "--encoding", "float32", "--force")
+    plan = made("sweep", "-w", workspace, *SMALL, "--alpha", "0", "--alpha", "1", "--dry-run")
+    assert plan["done"] == 0 and [one.partition(": ")[2] for one in plan["to_make"]] == [
+        "the targets of digits-resnet8, to be cut again"
+    ]
     after = made("sweep", "-w", workspace, *SMALL)
     ours, theirs = after["results"][0], before["results"][0]
     assert ours["key"] != theirs["key"] and ours["run"] == f"{theirs['run']}-{ours['key'][:8]}"
     assert (workspace / "runs" / theirs["run"] / "run.json").is_file()
-    assert [line["key"] for line in lines_of(workspace, "small")] == [ours["key"]]
+    assert [line["key"] for line in lines_of(workspace, "small")][:1] == [ours["key"]]
 
 
 # processes that die, and signals --------------------------------------------------------------------------------------
@@ -429,10 +574,13 @@ def ended(process: subprocess.Popen[str], everyone: list[int]) -> tuple[str, str
 def test_a_worker_that_is_killed_fails_its_cell_alone_and_sigterm_ends_in_one_line(digits: Path, tmp_path: Path):
     with started(copy_of(digits, tmp_path), "--seed", "0..2") as (process, workers):
         assert len(workers) == 2
+        os.kill(workers[1], signal.SIGTERM)  # it alone: its run is put off
+        until(lambda: len(list(tmp_path.glob("runs/*/metrics.jsonl"))) == 3, process)  # and the third begins
         os.kill(workers[0], signal.SIGKILL)
-        until(lambda: len(list(tmp_path.glob("runs/*/metrics.jsonl"))) == 3, process)  # replaced: the third begins
+        until(lambda: lines_of(tmp_path, "long"), process)
         failed = [line for line in lines_of(tmp_path, "long") if line["status"] == "failed"]
         assert len(failed) == 1 and "SIGKILL" in failed[0]["error"] and "lack of memory" in failed[0]["error"]
+        until(lambda: len(workers_of(process.pid)) == 2, process)  # replaced
         everyone = [*workers, *children_of(process.pid)]
         process.send_signal(signal.SIGTERM)
         out, err = ended(process, everyone)
@@ -452,6 +600,8 @@ def test_ctrl_c_reaches_all_processes_and_ends_in_one_line(digits: Path, tmp_pat
     assert process.returncode == 130 and out == ""
     told = [line for line in err.splitlines() if not line.startswith("sweep: ")]
     assert len(told) == 1 and told[0].startswith("kdtool: stopped: 0 of 2 runs")
+    runs = [path.name for path in tmp_path.glob("runs/*")]
+    assert len(runs) == 2 and all(images_before(Workspace(tmp_path), run) > 0 for run in runs)
     shown = kdtool("runs", "-w", tmp_path)
     assert shown.exit_code == 0 and "epoch " in shown.stdout
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from typing import Any, NoReturn
 
 import click
@@ -12,7 +14,8 @@ import click
 from toolkit.cli.commands import COMMANDS
 from toolkit.core.errors import KdtoolError, UsageError
 from toolkit.core.interrupts import AGAIN, stopped_by_sigterm
-from toolkit.core.processes import say_once, told
+from toolkit.core.last_words import say_once
+from toolkit.core.processes import silent_here, told
 from toolkit.core.versions import __version__
 
 IN_PROCESSES = ("train-teacher", "cache-teacher", "distill")  # that torchrun may start several of
@@ -28,8 +31,9 @@ class Pipeline(click.Group):
         words = list(sys.argv[1:] if args is None else args) or ["--help"]
         debug = "--debug" in words
         extra.pop("standalone_mode", None)
+        extra.setdefault("prog_name", "kdtool")  # under torchrun it would be `python -m toolkit`
         try:
-            with stopped_by_sigterm():
+            with stopped_by_sigterm(), _one_stdout():
                 result = super().main(args=words, standalone_mode=False, **extra)
             sys.exit(result if isinstance(result, int) else 0)
         except click.UsageError as error:
@@ -60,6 +64,11 @@ class Pipeline(click.Group):
             able = ", ".join(IN_PROCESSES)
             raise UsageError(f"{name} runs in one process: leave torchrun out (several can do {able})")
         return name, command, rest
+
+
+def _one_stdout() -> AbstractContextManager[Any]:
+    """Of several processes the first one alone has an output: help too is printed once."""
+    return redirect_stdout(io.StringIO()) if silent_here() else nullcontext()
 
 
 def _is_lack_of_memory(error: Exception) -> bool:

@@ -31,7 +31,8 @@ def pack(as_json: bool, **asked: Any) -> None:
         result,
         as_json,
         f"{result['path']}: {result['train_rows']:,} training and {result['test_rows']:,} test images, "
-        f"{result['classes']} classes, content {result['fingerprint']}",
+        f"{result['classes']} classes, content {result['fingerprint']}"
+        f"{', already there; --force reads it again' if result['unchanged'] else ''}",
     )
 
 
@@ -60,7 +61,7 @@ def train_teacher(as_json: bool, **asked: Any) -> None:
 @click.command()
 @opt.data_set
 @opt.teacher
-@click.option("--views", default="2", show_default=True, help="Views of each row: a number, all, or epochs:E.")
+@click.option("--views", help="Views of each row: a number, all, or epochs:E.  [default: 2]")
 @click.option(
     "--encoding",
     "--dtype",
@@ -313,7 +314,8 @@ def evaluate(as_json: bool, **asked: Any) -> None:
     from toolkit.pipeline.inspect import evaluate as run
 
     result = run(**asked, progress=on_stderr)
-    classes = [f"  {accuracy:6.2f} %  {name}" for name, accuracy in result["per_class"].items()]
+    shown = {name: "     –  " if found is None else f"{found:6.2f} %" for name, found in result["per_class"].items()}
+    classes = [f"  {accuracy}  {name}" for name, accuracy in shown.items()]
     summary = f"{result['path']}: {result['top1']:.2f} % of {result['rows']:,} {result['split']} images"
     opt.show(result, as_json, f"{summary} of {result['dataset']}", *classes)
 
@@ -326,7 +328,10 @@ def _fed(result: dict[str, Any]) -> str:
 
 def _searched(result: dict[str, Any]) -> str:
     found = result.get("alpha_search")
-    return f" (searched with {found['images']:,} images, {found['share_of_run']:.2f} of the run's)" if found else ""
+    if not found:
+        return ""
+    tied = ", by the rule among equals" if found.get("decided_by") == "rule" else ""
+    return f" (searched with {found['images']:,} images, {found['share_of_run']:.2f} times the run's{tied})"
 
 
 def _epoch_line(result: Any) -> None:

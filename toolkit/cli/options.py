@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from functools import reduce
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from functools import reduce, wraps
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -25,6 +27,30 @@ def _workspace(ctx: click.Context, parameter: click.Parameter, value: Path) -> A
     return Workspace(value)
 
 
+_results: list[IO[str]] = []  # the stdout of the command that runs
+
+
+@contextmanager
+def _results_alone_on_stdout() -> Iterator[None]:
+    _results.append(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _results.pop()
+
+
+def _quiet(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Whatever else prints while the command runs, a network of one's own too, prints to stderr."""
+
+    @wraps(function)
+    def run(*args: Any, **asked: Any) -> Any:
+        with _results_alone_on_stdout():
+            return function(*args, **asked)
+
+    return run
+
+
 common = together(
     click.option(
         "-w",
@@ -39,6 +65,7 @@ common = together(
     ),
     click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON."),
     click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
+    _quiet,
 )
 
 data_set = together(
@@ -138,7 +165,7 @@ def show(result: dict[str, Any], as_json: bool, *lines: str) -> None:
     speaks."""
     if silent_here():
         return
-    click.echo(json.dumps(result) if as_json else "\n".join(lines))
+    click.echo(json.dumps(result) if as_json else "\n".join(lines), file=_results[-1] if _results else None)
 
 
 def note(line: str) -> None:

@@ -56,7 +56,7 @@ def _shard(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
 @_ASKED
-@click.option("--shard", callback=_shard, metavar="I/N", help="Only the I-th of N parts, for many machines.")
+@click.option("--shard", callback=_shard, metavar="I/N", help="Only part I of N, for many machines: see above.")
 @click.option("--jobs", type=int, help="Students at a time.  [default: CPUs over --threads; on a GPU 1]")
 @click.option("--threads", type=int, help="CPU threads of each.  [default: 1; on a GPU torch's choice]")
 @click.option("--source", default="auto", show_default=True, help="As in distill.")
@@ -67,14 +67,15 @@ def _shard(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
 def sweep(file: Path | None, shard: tuple[int, int], as_json: bool, dry_run: bool, **given: Any) -> None:
     """Train a student for every combination of settings.  FILE is YAML whose keys are these options' names, each a
     value or a list; what an option says overrides it.  Makes caches and subsets where missing; writes runs/ and
-    sweeps/<name>/."""
+    sweeps/<name>/.  Shards of machines without a common disk are one study once their runs/ and sweeps/ are copied
+    into one workspace: kdtool runs --sweep NAME."""
     from toolkit.core.errors import FailureError
     from toolkit.core.progress import line_above, on_stderr
-    from toolkit.pipeline.sweep_file import read_sweep
+    from toolkit.pipeline.sweep.file import read_sweep
 
     how = {name: given.pop(name) for name in _HOW if name in given}
     asked, name = read_sweep(file, {key: value for key, value in given.items() if value not in (None, ())})
-    from toolkit.pipeline.sweep import sweep as run
+    from toolkit.pipeline.sweep.command import sweep as run
 
     shown: dict[str, Any] = {"progress": on_stderr, "on_note": line_above, "on_cell": line_above}
     result = run(asked=asked, name=name, shard=shard, dry_run=dry_run, **how, **shown)
@@ -121,5 +122,7 @@ def runs(as_json: bool, **asked: Any) -> None:
     result = run(**asked)
     for line in result["skipped"]:
         opt.note(f"skipped: {line}")
+    for line in result["notes"]:
+        opt.note(line)
     told = [f"{result['count']} runs"] if result["rows"] else ["no runs"]
     opt.show(result, as_json, *([table(result["header"], result["cells"])] if result["rows"] else []), *told)

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from toolkit.core.errors import UsageError
+from toolkit.core.hashing import fingerprint
 
 _LONGEST = 200  # characters of someone else's error message
 
@@ -39,6 +40,17 @@ def imported(reference: str, what: str) -> Callable[..., Any]:
     if not callable(found):
         raise UsageError(f"{what} {reference}: expected a function or a class, found {type(found).__name__}")
     return found  # type: ignore[no-any-return]
+
+
+def code_settings(name: str, what: str) -> dict[str, str]:
+    """What a run's settings say of code of one's own, so that an edited file makes another run: {"code": 16 hexadecimal
+    digits of SHA-256 of the file that defines it}; nothing for a name that kdtool knows. Raises UsageError."""
+    if not is_reference(name):
+        return {}
+    function = imported(name, what)
+    defined_in = sys.modules.get(str(getattr(function, "__module__", ""))) or sys.modules.get(name.partition(":")[0])
+    file = Path(getattr(defined_in, "__file__", None) or "")
+    return {"code": fingerprint(file.read_bytes() if file.is_file() else b"")}
 
 
 def checked_reference(reference: str, what: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from types import FrameType
 from toolkit.core.errors import KdtoolError
 
 AGAIN = "Run it again: cache-teacher and training go on from their last finished part"
+_BY_TORCHRUN = "by torchrun: it was told to, or another process ended (its summary says which)"
 
 
 class Stopped(KdtoolError):
@@ -55,10 +56,22 @@ def stopped_by_sigterm() -> Iterator[None]:
     """Within the block SIGTERM raises Stopped, as SIGINT raises KeyboardInterrupt."""
 
     def stop(number: int) -> None:
-        raise Stopped(f"stopped. {AGAIN}", number)
+        by = f" {_BY_TORCHRUN}" if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+        raise Stopped(f"stopped{by}. {AGAIN}", number)
 
     with _heard([signal.SIGTERM], stop):
         yield
+
+
+@contextmanager
+def stop_said(line: Callable[[], str]) -> Iterator[None]:
+    """A stop that ends the block where it stands is told by this line."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped(line(), signal.SIGINT) from None
+    except Stopped as stopped:
+        raise Stopped(line(), stopped.number) from None
 
 
 @contextmanager

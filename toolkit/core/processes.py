@@ -1,14 +1,13 @@
-"""One run in several processes: who they are, what they add up, and who speaks.
+"""One run in several processes: who they are, how they meet and what they add up.
 
 torchrun starts them and says in the environment who each is (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT).
 The first one writes, prints and holds the locks; the others only compute. Tensors on the CPU are added up through gloo,
-those on a GPU through NCCL, without making the host wait.
+those on a GPU through NCCL, without making the host wait. What each says as it ends: see last_words.py.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from toolkit.core.errors import FailureError, KdtoolError, UsageError
+from toolkit.core.interrupts import Stopped
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +26,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _WORDS_WITHIN = timedelta(days=1)  # the others wait while the first one packs, evaluates or writes
-_PATIENCE_S = 5.0
-_SAID, _LOST = "kdtool/said by the first", "kdtool/lost"
+_ARRIVED_WITHIN_S = 600.0  # on other machines they may start minutes later
+_ARRIVED = "kdtool/arrived"
 
 
 class Lost(FailureError):
@@ -44,12 +44,13 @@ class Followed(KdtoolError):
 
 @dataclass(frozen=True)
 class Processes:
-    """Process `rank` of `count`, of those on this machine number `local_rank`: all from 0. Every method but `share` is
-    called by all of them, in the same order. Raises Lost, a FailureError, where another one has ended."""
+    """Process `rank` of `count`, of the `local_count` on this machine number `local_rank`: all from 0. Every method but
+    `share` is called by all of them, in the same order. Raises Lost, a FailureError, where another one has ended."""
 
     rank: int = 0
     count: int = 1
     local_rank: int = 0
+    local_count: int = 1
     _words: Any = field(default=None, repr=False, compare=False)  # gloo, patient: what is said and not computed
 
     @property
@@ -69,15 +70,15 @@ class Processes:
                 dist.all_reduce(tensor)
         return tensor
 
-    def agreed(self, *flags: int) -> tuple[int, ...]:
-        """Of each flag the largest that any process holds. A GPU does not wait for it."""
+    def agreed(self, *numbers: int) -> tuple[int, ...]:
+        """Of each number the largest that any process holds. A GPU does not wait for it."""
         if self.count == 1:
-            return flags
+            return numbers
         import torch
         import torch.distributed as dist
 
         with self._together():
-            largest = torch.tensor(flags)
+            largest = torch.tensor(numbers, dtype=torch.int64)
             dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=self._words)
             return tuple(largest.tolist())
 
@@ -100,7 +101,8 @@ class Processes:
     def first_only(self, function: Callable[[], T]) -> T:
         """Runs it in the first process alone and gives its result, made of what JSON has, to all.
 
-        Where it raises, the others raise Followed, with the same exit code.
+        Where it raises, the others raise Followed, with the same exit code. Not where it was told to stop: so were
+        they, or they raise Lost as it ends. To tell them would take as long as they stand in their own last words.
         """
         if self.count == 1:
             return function()
@@ -110,10 +112,12 @@ class Processes:
         if self.first:
             try:
                 answer = [{"result": function()}]
+            except (Stopped, KeyboardInterrupt):
+                raise
             except BaseException as error:
-                code = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
                 with suppress(Lost), self._together():
-                    dist.broadcast_object_list([{"failed": code}], src=0, group=self._words)
+                    failed = {"failed": getattr(error, "exit_code", 1)}
+                    dist.broadcast_object_list([failed], src=0, group=self._words)
                 raise
         with self._together():
             dist.broadcast_object_list(answer, src=0, group=self._words)
@@ -164,6 +168,12 @@ def told() -> tuple[int, int, int]:
     return (rank, count, local_rank) if count > 1 else (0, 1, 0)
 
 
+def local_count() -> int:
+    """How many processes torchrun started on this machine; 1 where it does not say."""
+    word = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return int(word) if told()[1] > 1 and word.isascii() and word.isdecimal() else 1
+
+
 def silent_here() -> bool:
     """Whether this is a process of several that prints nothing, as it is not the first."""
     return os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
@@ -171,6 +181,11 @@ def silent_here() -> bool:
 
 _store: Any = None  # torchrun's, which outlives each of its processes
 _met = 0
+
+
+def meeting_store() -> Any:
+    """What processes that have joined can leave words in for each other, even as they end; None before."""
+    return _store
 
 
 @contextmanager
@@ -193,15 +208,30 @@ def joined() -> Iterator[Processes]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     try:
         _met += 1  # who meets again must not read what was written the time before
-        _store = dist.PrefixStore(f"kdtool-{_met}", next(rendezvous("env://"))[0])
+        store = dist.PrefixStore(f"kdtool-{_met}", next(rendezvous("env://"))[0])
+        _all_arrived(store, count)
+        _store = store
         dist.init_process_group(backend, store=_store, rank=rank, world_size=count)
         words = dist.new_group(backend="gloo", timeout=_WORDS_WITHIN)
     except (RuntimeError, ValueError) as error:
         found = " ".join(str(error).split())[:160]
         raise FailureError(f"{count} processes did not find each other ({found}). Start them by torchrun") from error
-    yield Processes(rank, count, local_rank, words)
+    yield Processes(rank, count, local_rank, local_count(), words)
     dist.destroy_process_group()
     _store = None
+
+
+def _all_arrived(store: Any, count: int) -> None:
+    """Waits, as torch would, but here signals are heard: one may have died on its way. Raises FailureError in the
+    end."""
+    here, deadline_s = store.add(_ARRIVED, 1), time.monotonic() + _ARRIVED_WITHIN_S
+    while here < count:
+        if time.monotonic() > deadline_s:
+            raise FailureError(
+                f"only {here} of {count} processes arrived within {_ARRIVED_WITHIN_S:g} s. Look at what the others say"
+            )
+        time.sleep(0.02)
+        here = store.add(_ARRIVED, 0)
 
 
 def in_processes(function: Callable[P, T]) -> Callable[P, T]:
@@ -213,44 +243,6 @@ def in_processes(function: Callable[P, T]) -> Callable[P, T]:
             return function(*arguments, **{"processes": processes, **named})  # type: ignore[arg-type]
 
     return run
-
-
-def say_once(line: str, say: Callable[[str], None], error: BaseException | None = None) -> None:
-    """Says how this process ends: of several, what all have to say is said once, and by the first one; what another
-    has to say alone, with its number."""
-    rank, count, _ = told()
-    if count == 1:
-        say(line)
-        return
-    with suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it when the first of them has ended
-    if _store is None:  # not joined yet: what was asked for is wrong, in all of them
-        if rank == 0:
-            say(line)
-        return
-    try:
-        if isinstance(error, Lost):
-            if not _said() and _store.compare_set(_LOST, "", str(rank)).decode() == str(rank):
-                say(line)
-        elif rank == 0:
-            say(line)
-            _store.set(_SAID, line)
-        elif _said_within(_PATIENCE_S) != line and not isinstance(error, Followed):
-            say(line.replace("kdtool: ", f"kdtool: process {rank} of {count}: ", 1))
-    except RuntimeError:  # torchrun itself is gone
-        say(line)
-
-
-def _said() -> str:
-    return _store.get(_SAID).decode() if _store.check([_SAID]) else ""
-
-
-def _said_within(seconds: float) -> str:
-    """What the first process said of its end; nothing if it has not after so long."""
-    deadline_s = time.monotonic() + seconds
-    while not (said := _said()) and time.monotonic() < deadline_s:
-        time.sleep(0.02)
-    return said
 
 
 def refuse_in_processes(count: int, what: str, instead: str) -> None:

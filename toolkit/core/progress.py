@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-Tick = Callable[[int], None]
+Tick = Callable[[int], None]  # so many more are done; below 0, so many of the total will not be done after all
 Progress = Callable[[str, int, str], AbstractContextManager[Tick]]
 
 _SECONDS_BETWEEN_LINES = 15.0
@@ -28,8 +28,8 @@ def _plain_lines(what: str, total: int, unit: str) -> Iterator[Tick]:
     done, last_line_s = 0, start_s
 
     def tick(n: int) -> None:
-        nonlocal done, last_line_s
-        done += n
+        nonlocal done, total, last_line_s
+        done, total = done + max(n, 0), total + min(n, 0)
         now_s = time.monotonic()
         if now_s - last_line_s >= _SECONDS_BETWEEN_LINES and done:
             last_line_s = now_s
@@ -47,7 +47,11 @@ def _bar(what: str, total: int, unit: str) -> Iterator[Tick]:
     with tqdm(total=total, desc=what, unit=f" {unit}", unit_scale=True, dynamic_ncols=True, leave=False) as bar:
 
         def tick(n: int) -> None:
-            bar.update(n)
+            if n < 0:
+                bar.total += n
+                bar.refresh()
+            else:
+                bar.update(n)
 
         yield tick
 

@@ -70,6 +70,12 @@ def lr_at(recipe: Recipe, step: int, total_steps: int) -> float:
     return recipe.lr * SCHEDULES[recipe.schedule](recipe, progress)
 
 
+def check_one_length(epochs: int | None, iterations: int | None) -> None:
+    """Raises UsageError where both say how long a run is."""
+    if epochs is not None and iterations is not None:
+        raise UsageError(f"--epochs {epochs} and --iterations {iterations} both say how long: give one of them")
+
+
 def resolve_recipe(
     name: str, epochs: int | None = None, batch_size: int | None = None, lr: float | None = None
 ) -> Recipe:

@@ -1,7 +1,8 @@
 """Data sets of one's own: module:function, called as function(split), returns a torch Dataset, or anything like one.
 
 It has a length and gives (image, label): images as PIL's, as uint8 arrays (h, w) or (h, w, 3), or as uint8 tensors
-(3, h, w); labels from 0 up. The training one may say more, in attributes:
+(3, h, w); labels from 0 up. The same each time: leave random transforms out, as kdtool draws the views. The training
+one may say more, in attributes, which Subset and ConcatDataset hide:
 
     classes      names of the classes         "class 0", "class 1", … up to the largest label
     mean, std    of 0 … 1 pixel values        those of the training split, exactly
@@ -26,12 +27,13 @@ import numpy as np
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.imported import aside, imported, told
 from toolkit.core.progress import Progress, silent
-from toolkit.data.sources import Arrays, Source, as_rgb
+from toolkit.data.arrays import Arrays, Source, as_rgb
 
 LEAST_AREA = 8
 _MOST_PADDING = 63  # by default: a plan numbers its views in sixteen bits, mirrored ones too
 _CROPS = ("resized-crop", "resized-crop-flip")
 _FAMILIES = ("pad-crop", "pad-crop-flip", *_CROPS)
+_READ_TWICE = 16  # rows, to find random transforms by
 _DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # PIL's, of more than eight bits
 _LEAVE_OUT = "leave out ToTensor() and Normalize(), as kdtool normalises"
 
@@ -81,7 +83,7 @@ def _split(build: Callable[[str], Any], reference: str, split: str) -> Any:
     try:
         with aside():
             dataset = build(split)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise FailureError(f"{of}: called with '{split}' it fails: {told(error)}") from error
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise FailureError(
@@ -89,7 +91,7 @@ def _split(build: Callable[[str], Any], reference: str, split: str) -> Any:
         )
     try:
         length = len(dataset)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise FailureError(f"{of}, {split} split: has no length: {told(error)}") from error
     if length < 1:
         raise FailureError(f"{of}, {split} split: has no rows")
@@ -106,12 +108,14 @@ def _read(
     labels_n = np.empty(rows, dtype=np.int64)
     with progress(f"read {of.partition(', ')[2]}", rows, "img") as tick:
         for row in range(rows):
-            try:
-                with aside():
-                    sample = dataset[row]
-            except Exception as error:
-                raise FailureError(f"{of}: row {row} could not be read: {told(error)}") from error
-            image, labels_n[row] = _pair(sample, f"{of}: row {row}")
+            image, labels_n[row] = _row(dataset, row, of)
+            if row < _READ_TWICE:
+                again, label = _row(dataset, row, of)
+                if label != labels_n[row] or not np.array_equal(image, again):
+                    raise FailureError(
+                        f"{of}: row {row} is another when it is read again. Leave random transforms out: kdtool draws "
+                        "the views"
+                    )
             if one_size and row == 0:
                 size = size or image.shape[:2]
                 images = np.empty((rows, *size, 3), dtype=np.uint8)
@@ -123,6 +127,16 @@ def _read(
             images[row] = image
             tick(1)
     return images, labels_n
+
+
+def _row(dataset: Any, row: int, of: str) -> tuple[np.ndarray, int]:
+    """The image (h, w, 3) uint8, and its label."""
+    try:
+        with aside():
+            sample = dataset[row]
+    except (Exception, SystemExit) as error:
+        raise FailureError(f"{of}: row {row} could not be read: {told(error)}") from error
+    return _pair(sample, f"{of}: row {row}")
 
 
 def _pair(sample: Any, of: str) -> tuple[np.ndarray, int]:
@@ -158,7 +172,7 @@ def _pixels(image: Any, of: str) -> np.ndarray:
 
 
 def _label(label: Any, of: str) -> int:
-    value = label.item() if hasattr(label, "item") and getattr(label, "shape", None) == () else label
+    value = label.item() if hasattr(label, "item") and getattr(label, "shape", None) in ((), (1,)) else label
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 1 << 62:
         raise FailureError(f"{of}: expected a whole number as label, found {type(label).__name__} {str(label)[:40]}")
     return value
@@ -187,6 +201,8 @@ def _class_names(dataset: Any, labels_n: np.ndarray, of: str) -> tuple[str, ...]
             f"{of}, train split: {classes - len(shown)} of {classes} classes have no row; the first is {missing}. "
             "Labels must be 0, 1, 2, …, every one of them in the training split"
         )
+    if classes < 2:
+        raise FailureError(f"{of}, train split: all rows are of one class, so there is nothing to learn")
     return tuple(names or (f"class {number}" for number in range(classes)))
 
 

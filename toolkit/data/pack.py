@@ -11,7 +11,8 @@ from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.imported import checked_reference, is_reference
 from toolkit.core.places import place_in_class
 from toolkit.core.progress import Progress, silent
-from toolkit.data.sources import Arrays, source_named
+from toolkit.data.arrays import Arrays
+from toolkit.data.sources import source_named
 from toolkit.formats.beton import open_beton
 from toolkit.formats.dataset import SPLITS, DataRecord, data_key, noise_named
 

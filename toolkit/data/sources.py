@@ -10,7 +10,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,35 +19,12 @@ from toolkit.core.errors import FailureError, UsageError, unknown_name
 from toolkit.core.imported import is_reference
 from toolkit.core.places import place_in_class
 from toolkit.core.progress import Progress, silent
+from toolkit.data.arrays import Arrays, Source, as_rgb
 from toolkit.data.glyphs import kanji, load_glyphs
 
 LARGE_LEAST_AREA = 35  # percent: a smaller part of a kanji may be another kanji
 DEBIAN_FOLDER = Path("/usr/share/datasets")
 GLYPH_SIZE = 24
-
-Arrays = tuple[np.ndarray, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Source:
-    """`load(split, data_dir)` gives the arrays of `train` or `test`. `mean` and `std` are of 0 … 1 pixel values.
-
-    A source of resized crops names the network's `size` (the images' own may be any) and their `least_area` in percent.
-    """
-
-    load: Callable[[str, Path | None], Arrays]
-    class_names: tuple[str, ...]
-    family: str
-    padding: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    size: tuple[int, int] | None = None
-    least_area: int | None = None
-
-
-def as_rgb(images: np.ndarray) -> np.ndarray:
-    """(n, h, w) or (n, h, w, 3) uint8 to (n, h, w, 3)."""
-    return np.repeat(images[..., None], 3, axis=3) if images.ndim == 3 else images
 
 
 def _idx_array(path: Path) -> np.ndarray:

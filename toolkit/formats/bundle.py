@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -223,7 +224,7 @@ class Bundle:
 
     def targets_command(self, teacher: str) -> str:
         """The command that makes the targets of `teacher` again."""
-        return f"kdtool cache-teacher --subset {self.record.name} --teacher {teacher} --force"
+        return f"kdtool cache-teacher --subset {self.record.name} --teacher {quote(teacher)} --force"
 
     def teachers(self) -> list[str]:
         """The teachers whose targets the bundle holds."""

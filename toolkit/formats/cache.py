@@ -84,7 +84,8 @@ class CacheRecord:
         of = f"--dataset {self.dataset}{limit}"
         if self.kind == "targets" and self.cut_from is None:
             of = f"--subset {path.parent.parent.name}"
-        return f"kdtool import-logits {of} --name {self.teacher} --logits FILE… --encoding {self.encoding} --force"
+        files = "--logits FILE…" + ("" if self.teacher_top1 is None else " --test-logits FILE")
+        return f"kdtool import-logits {of} --name {self.teacher} {files} --encoding {self.encoding} --force"
 
     def identity(self) -> dict[str, Any]:
         """What must agree between a cache and whoever adds to it or learns from it."""

@@ -19,7 +19,7 @@ from toolkit.core.hashing import fingerprint
 from toolkit.core.records import record_of
 
 _FORMAT = "kdtool checkpoint 1"
-_WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which training scripts keep a network's weights
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # under which training scripts keep a network's weights
 _PREFIXES = ("module.", "_orig_mod.")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,7 @@ def pack_command(key: str) -> str:
 def cache_command(record: DataRecord, teacher: str) -> str:
     """The command that makes the cache of `teacher` on these data again."""
     limit = "" if record.limit is None else f" --limit {record.limit}"
-    return f"kdtool cache-teacher --dataset {record.dataset}{limit} --teacher {teacher} --force"
+    return f"kdtool cache-teacher --dataset {record.dataset}{limit} --teacher {quote(teacher)} --force"
 
 
 @dataclass(frozen=True)

@@ -19,21 +19,28 @@ def own_network(arch: str, classes: int, seed: int) -> nn.Module:
 
     Raises UsageError where it can't be found or fails, or returns no new network with weights.
     """
-    build = imported(arch, "--arch")
+    with torch.set_grad_enabled(torch.is_grad_enabled()):  # scripts for evaluation turn it off for good
+        build = imported(arch, "--arch")
     torch.default_generator.manual_seed(seed)  # again: the import may have drawn, and only the first one does
     try:
-        with aside():
+        with aside(), torch.set_grad_enabled(torch.is_grad_enabled()):
             model = build(classes)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"--arch {arch}: called with {classes} classes it fails: {told(error)}") from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"--arch {arch}: returns {type(model).__name__}, expected a torch.nn.Module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UsageError(f"--arch {arch}: returns TorchScript. Return the network as Python defines it")
+    if "_parameters" not in vars(model):
+        raise UsageError(f"--arch {arch}: {type(model).__name__} does not call super().__init__() when it is made")
     if model in _BUILT:
         raise UsageError(f"--arch {arch}: returns the same network again. Build a new one in each call")
     _BUILT.add(model)
     parameters = list(model.parameters())
     if not parameters:
         raise UsageError(f"--arch {arch}: its network ({type(model).__name__}) has no parameters")
+    if any(tensor.is_meta for tensor in (*parameters, *model.buffers())):
+        raise UsageError(f"--arch {arch}: its network is on the meta device, so it has no numbers. Build it on the CPU")
     if any(is_lazy(parameter) for parameter in parameters):
         raise UsageError(f"--arch {arch}: its network has lazy layers, which no seed reaches. Give them their sizes")
     return model

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from toolkit.core.errors import FailureError, UsageError, unknown_name
 from toolkit.core.imported import is_reference, told
+from toolkit.core.probabilities import look_like_probabilities
 from toolkit.models.counting import counted, images_seen
 from toolkit.models.heads import asked, head_of
 from toolkit.models.own import own_network
@@ -67,10 +68,13 @@ def check_network(model: nn.Module, arch: str, classes: int, height: int, width:
     """Asks a network, placed where it will run, what it makes of two images of the data's size, evaluating and, where
     it will train, training too: that leaves no trace in it. kdtool's own are known, and not asked.
 
-    Raises UsageError unless both answers are finite floats (2, classes).
+    Raises UsageError unless both answers are finite floats (2, classes), no probabilities, and, where it will train,
+    follow from parameters that can learn.
     """
     if isinstance(model, CifarResNet):
         return
+    if trains and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UsageError(f"--arch {arch}: all of its network is frozen. Leave some parameter its requires_grad")
     parameter = next(model.parameters())
     size = f"images of {height} × {width} pixels"
     # noise, as normalised images are: some networks divide by an image's own deviation, which black ones have none of
@@ -78,10 +82,12 @@ def check_network(model: nn.Module, arch: str, classes: int, height: int, width:
     x_bchw = x_bchw.to(device=parameter.device, dtype=parameter.dtype, memory_format=torch.channels_last)
     for training in (False, True) if trains else (False,):
         try:
-            with asked(model, training):
+            with asked(model, training), torch.set_grad_enabled(training):
                 logits_bc = model(x_bchw)
-        except Exception as error:  # whatever code of one's own raises
-            raise UsageError(f"--arch {arch}: fails on two {size}: {told(error)}") from error
+        except (Exception, SystemExit) as error:  # whatever code of one's own raises
+            of_view = "view size is not compatible" in str(error)
+            hint = ". kdtool's images are channels last: use .flatten(1) or .reshape" if of_view else ""
+            raise UsageError(f"--arch {arch}: fails on two {size}: {told(error)}{hint}") from error
         mode = "training" if training else "evaluating"
         if not isinstance(logits_bc, Tensor):
             raise UsageError(f"--arch {arch}: gives {type(logits_bc).__name__} when {mode}, expected logits alone")
@@ -90,6 +96,10 @@ def check_network(model: nn.Module, arch: str, classes: int, height: int, width:
             raise UsageError(f"--arch {arch}: of two {size} gives {found}, expected float logits (2, {classes})")
         if not torch.isfinite(logits_bc).all():
             raise UsageError(f"--arch {arch}: of two {size} gives logits that are not finite, when {mode}")
+        if look_like_probabilities(logits_bc.detach().float().cpu().numpy()):
+            raise UsageError(f"--arch {arch}: gives probabilities when {mode}, expected logits. Leave its softmax out")
+        if training and not logits_bc.requires_grad:
+            raise UsageError(f"--arch {arch}: its logits have no gradient. Leave no_grad, detach and the like out")
     head_of(model, x_bchw)  # decided now, before anything listens to it
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,21 @@ from torch import nn
 
 from toolkit.core.errors import FailureError
 from toolkit.core.files import read_json, write_json
+from toolkit.core.interrupts import stop_said
 from toolkit.core.progress import Progress, silent
 from toolkit.core.records import record_of
-from toolkit.distill.alpha import CANDIDATES, alpha_rule, halve, rungs_of
+from toolkit.distill.alpha import CANDIDATES, alpha_rule, halve, rungs_of, tried_on
 from toolkit.distill.losses import distillation_loss
 from toolkit.models.zoo import images_seen
 from toolkit.pipeline.held_out import held_out_of
 from toolkit.pipeline.known_networks import new_network
+from toolkit.pipeline.run_folder import SEARCH
 from toolkit.pipeline.runtime import Compute
-from toolkit.pipeline.sources import open_source
+from toolkit.pipeline.sources import check_single_rows, open_source
 from toolkit.pipeline.student_request import StudentRequest
 from toolkit.training.evaluate import predict, top1
 from toolkit.training.loop import Diverged, Source, Trainer
 from toolkit.training.run import differing
-
-SEARCH = "alpha.json"
 
 _FORMAT = "kdtool alpha search 1"
 _AGAIN = "the same command again after deleting this file"
@@ -41,7 +41,7 @@ class Trial:
     """A short run: `top1` is its accuracy on the rows held out, in percent; one that diverged has none right."""
 
     alpha: float
-    epochs: int
+    steps: int
     top1: float
     images: int
     seconds: float
@@ -50,13 +50,11 @@ class Trial:
 
 
 def settled_alpha(
-    request: StudentRequest, compute: Compute, source: str, folder: Path, force: bool, **heard: Any
+    request: StudentRequest, compute: Compute, source: str, folder: Path, **heard: Any
 ) -> tuple[float, dict[str, Any] | None]:
-    """The alpha asked for, or the one that `search_alpha` finds (begun anew with `force`), and all it tells."""
+    """The alpha asked for, or the one that `search_alpha` finds, and all it tells."""
     if isinstance(request.asked.alpha, float):
         return request.asked.alpha, None
-    if force:
-        (folder / SEARCH).unlink(missing_ok=True)
     found = search_alpha(request, compute, source, folder, **heard)
     return found["alpha"], found
 
@@ -69,32 +67,42 @@ def search_alpha(
     progress: Progress = silent,
     on_trial: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """The alpha that distill will use, and what finding it cost: `alpha`, `candidates`, `rungs` (epochs), `trials`,
-    `held_out_rows`, `images`, `seconds`, `share_of_run` (images trained on, as a share of the run's own) and
-    `teacher_forward_passes`.
+    """The alpha that distill will use, and what finding it cost: `alpha`, `decided_by` (accuracy, or the rule where two
+    were equally good on the last rung), `candidates`, `rungs` (steps), `trials`, `held_out_rows`, `images`, `seconds`,
+    `share_of_run` (images trained on, as a share of the run's own) and `teacher_forward_passes`.
 
     Each trial is a run of its own on all but the rows held out: the run's weights at the start, order, views and
-    optimisation, and a whole learning-rate schedule; without torch.compile. One that diverges is the worst. Finished
-    trials are kept in `folder`, in alpha.json, so that a killed search goes on after the last one. Raises UsageError
-    where no row can be held out, and FailureError where alpha.json is of a search with other settings.
+    optimisation, and a whole learning-rate schedule; without torch.compile. One that diverges is the worst. Together
+    they see 1.6 times the run's images, or more where a twelfth of it is not a step. Finished trials are kept in
+    `folder`, in alpha.json, so that a killed search goes on after the last one. Raises UsageError where no row can be
+    held out, and FailureError where alpha.json is of a search with other settings.
     """
-    rungs, fraction = rungs_of(request.recipe.epochs), request.bundle.record.fraction
     trials, bench = _kept(folder / SEARCH, request.settings), _Bench(request, compute, source)
+    rungs, fraction = rungs_of(bench.whole_steps), request.bundle.record.fraction
+    on_trial(_expected(bench, rungs, len(trials)))
 
-    def accuracy(alpha: float, epochs: int) -> float:
-        if (alpha, epochs) not in trials:
-            trial = trials[alpha, epochs] = bench.trial(alpha, epochs, progress)
+    def accuracy(alpha: float, steps: int) -> float:
+        if (alpha, steps) not in trials:
+            trial = trials[alpha, steps] = bench.trial(alpha, steps, progress)
             record = {"format": _FORMAT, "settings": request.settings, "trials": [asdict(t) for t in trials.values()]}
             write_json(folder / SEARCH, record)
-            length = f"{epochs} epoch{'s' if epochs > 1 else ''}"
+            length = _in_steps(steps)
             share = f"{trial.top1:.2f} % of {bench.held_out} held-out rows after {length}"
             on_trial(f"alpha {alpha:g}: {f'diverged within {length}' if trial.diverged else share}")
-        return trials[alpha, epochs].top1
+        return trials[alpha, steps].top1
 
-    alpha = halve(CANDIDATES, rungs, accuracy, alpha_rule(fraction))
+    def stopped() -> str:
+        kept = f"after {len(trials)} trials of its search for an alpha"
+        return f"stopped {kept}. Run the same command again: it goes on after the last trial"
+
+    with stop_said(stopped):
+        alpha, tied = halve(CANDIDATES, rungs, accuracy, alpha_rule(fraction))
+    if tied:
+        on_trial(f"alpha {alpha:g}: another was as good on the held-out rows, so the rule (--alpha auto) decided")
     images = sum(trial.images for trial in trials.values())
     return {
         "alpha": alpha,
+        "decided_by": "rule" if tied else "accuracy",
         "candidates": list(CANDIDATES),
         "rungs": list(rungs),
         "trials": [asdict(trial) for trial in trials.values()],
@@ -106,11 +114,30 @@ def search_alpha(
     }
 
 
+def _expected(bench: _Bench, rungs: tuple[int, ...], kept: int) -> str:
+    """What the search will cost, in a line."""
+    steps = tried_on(rungs, len(CANDIDATES))
+    times = sum(map(bench.images_in, steps)) / images_of(bench.request)
+    known = f", {kept} of them kept from before" if kept else ""
+    lengths = f"{rungs[0]:,} to {rungs[-1]:,} steps" if rungs[-1] > rungs[0] else _in_steps(rungs[0])
+    return (
+        f"searching for alpha: {len(steps)} trials of {lengths}{known}, judged by "
+        f"{bench.held_out} held-out rows; {times:.2f} times the run's images"
+    )
+
+
+def _in_steps(steps: int) -> str:
+    return f"{steps:,} step{'s' if steps > 1 else ''}"
+
+
 def images_of(request: StudentRequest) -> int:
     """How many images the run itself trains on."""
-    rows, batch_size = request.bundle.record.rows, request.recipe.batch_size
-    epochs, steps = divmod(request.steps, -(-rows // batch_size))
-    return epochs * rows + min(steps * batch_size, rows)
+    return _images_in(request.steps, request.bundle.record.rows, request.recipe.batch_size)
+
+
+def _images_in(steps: int, rows: int, batch_size: int) -> int:
+    epochs, rest = divmod(steps, -(-rows // batch_size))
+    return epochs * rows + min(rest * batch_size, rows)
 
 
 def _kept(path: Path, settings: dict[str, Any]) -> dict[tuple[float, int], Trial]:
@@ -131,14 +158,14 @@ def _kept(path: Path, settings: dict[str, Any]) -> dict[tuple[float, int], Trial
         known = [record_of(Trial, trial) for trial in trials]
     except ValueError as error:
         raise FailureError(f"{path}: not whole ({error}). Delete it to start again") from error
-    return {(trial.alpha, trial.epochs): trial for trial in known}
+    return {(trial.alpha, trial.steps): trial for trial in known}
 
 
 class _Bench:
     """What the trials share: the subset in two parts, and a source of the larger one, opened when first needed."""
 
     def __init__(self, request: StudentRequest, compute: Compute, source: str) -> None:
-        self._request, self._compute, self._kind = request, compute, source
+        self.request, self._compute, self._kind = request, compute, source
         self._training_t, self._held_h = held_out_of(request.bundle, request.settings["seed"])
         self._source: Source | None = None
 
@@ -146,14 +173,24 @@ class _Bench:
     def held_out(self) -> int:
         return len(self._held_h)
 
-    def trial(self, alpha: float, epochs: int, progress: Progress) -> Trial:
+    @property
+    def whole_steps(self) -> int:
+        """In so many steps its part of the rows is shown as often as the run shows all of them."""
+        batch_size, rows = self.request.recipe.batch_size, self.request.bundle.record.rows
+        ratio = -(-len(self._training_t) // batch_size) / -(-rows // batch_size)
+        return max(1, round(self.request.steps * ratio))
+
+    def images_in(self, steps: int) -> int:
+        return _images_in(steps, len(self._training_t), self.request.recipe.batch_size)
+
+    def trial(self, alpha: float, steps: int, progress: Progress) -> Trial:
         start_s, seen = time.perf_counter(), images_seen()
-        request, compute, settings = self._request, self._compute, self._request.settings
+        request, compute, settings = self.request, self._compute, self.request.settings
         source = self._source = self._source or self._open()
-        recipe, asked = replace(request.recipe, epochs=epochs), request.asked
+        recipe, asked = request.recipe, request.asked
         loss = distillation_loss(alpha, asked.temperature, asked.loss, asked.beta)
         model = new_network(settings["arch"], settings["width"], settings["seed"], request.bundle.data, compute)
-        steps = epochs * source.batches_per_epoch
+        check_single_rows(model, len(source), recipe.batch_size, request.bundle.data, 1)
         trainer = Trainer(model, source, loss, recipe, steps, compute.device, compute.precision, seed=settings["seed"])
         images, diverged = 0, False
         try:
@@ -163,16 +200,16 @@ class _Bench:
             diverged = True
         reached = 0.0 if diverged else self._judged(model)
         passes = images_seen() - seen - images_seen(model)
-        return Trial(alpha, epochs, reached, images, time.perf_counter() - start_s, passes, diverged)
+        return Trial(alpha, steps, reached, images, time.perf_counter() - start_s, passes, diverged)
 
     def _judged(self, model: nn.Module) -> float:
-        beton, data = self._request.bundle.images(), self._request.bundle.data
-        held_h = self._request.bundle.indices_m[self._held_h]
+        beton, data = self.request.bundle.images(), self.request.bundle.data
+        held_h = self.request.bundle.indices_m[self._held_h]
         shown = (beton, data.plan, data.mean, data.std, self._compute.device, self._compute.precision)
         return top1(predict(model, *shown, held_h), beton.records_n["label"][held_h])
 
     def _open(self) -> Source:
-        request, at_t = self._request, self._training_t
+        request, at_t = self.request, self._training_t
         weights_t = None if request.weights_m is None else _of_mean_1(request.weights_m[at_t])
         targets = None if request.knowledge is None else request.knowledge.targets.of_rows(at_t)
         how = (request.recipe.batch_size, request.settings["seed"], self._compute, targets, self._kind, weights_t)

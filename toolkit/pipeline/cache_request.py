@@ -22,16 +22,21 @@ from toolkit.formats.encodings import Encoding, default_encoding
 from toolkit.formats.workspace import Workspace
 from toolkit.models.zoo import FeatureReader, head_of
 from toolkit.pipeline.data import bundle_and_data
-from toolkit.pipeline.imported_teachers import refuse_imported
+from toolkit.pipeline.imported_teachers import refuse_imported, refuse_replacing
 from toolkit.pipeline.known_teachers import find_teacher
 from toolkit.pipeline.runtime import Compute, compute_on
 from toolkit.pipeline.teacher import load_model
 from toolkit.teacher.caching import TeacherPass
 from toolkit.views.plan import Plan
 
+_VIEWS = 2  # by default
 
-def slots_for(views: str, plan: Plan) -> int:
-    """The number of slots `--views` asks for: a number, `all`, or `epochs:E`. Raises UsageError for anything else."""
+
+def slots_for(views: str | None, plan: Plan) -> int:
+    """The number of slots `--views` asks for: a number, `all`, or `epochs:E`; without it two, where there are as many.
+    Raises UsageError for anything else."""
+    if views is None:
+        return min(_VIEWS, plan.size)
     kind, _, number = views.partition(":")
     if views == "all":
         if not plan.finite:
@@ -75,7 +80,7 @@ def open_request(
     teacher: str | None = None,
     arch: str | None = None,
     width: int | None = None,
-    views: str = "2",
+    views: str | None = None,
     encoding: str = "auto",
     subset: str | None = None,
     batch_size: int | None = None,
@@ -112,6 +117,7 @@ def open_request(
     else:
         kind, path, made_by = "targets", bundle.targets_path(name), bundle.targets_command(named)
         rows_n, locked = bundle.rows_of(data.record), bundle.folder
+    refuse_replacing(path)
     made_by += "".join(f" --{option} {said}" for option, said in (("arch", arch), ("width", width)) if said is not None)
     if encoding == "auto":
         encoding = _usual_encoding(None if fresh else path, made_by, data.record.classes)

@@ -98,7 +98,7 @@ def find_checkpoint(workspace: Workspace, what: str) -> Path:
     imported = [path for path in caches_of(workspace, what) if is_imported(path)]
     if imported:
         raise FailureError(f"{imported[0]}: imported logits, so there is no network of {what} to export")
-    if workspace.run(what).is_dir():
+    if (workspace.run(what) / "checkpoint.pt").is_file():
         raise FailureError(f"{places[0]}: not there, so the run is not finished. Run: kdtool distill --name {what}")
     made = [path for kind in ("runs/*/student.pt", "teachers/*/teacher.pt") for path in workspace.root.glob(kind)]
     known = sorted(path.parent.name for path in made) + sorted(path.stem for path in PRETRAINED_FOLDER.glob("*.pt"))

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from toolkit.core.errors import FailureError, UsageError
+from toolkit.core.probabilities import look_like_probabilities
 from toolkit.formats.blocks import BLOCK_ROWS
 
 _LARGEST = float(np.finfo(np.float32).max)
 _LARGEST_FEATURE = float(np.finfo(np.float16).max)
-_SUM_TOLERANCE = 0.01  # of probabilities in float16
 
 Tick = Callable[[int], None]
 
@@ -70,7 +70,10 @@ def _mapped(path: Path, option: str) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        said = " ".join(str(error).split())[:160]
+        # numpy advises to load it unsafely
+        unsafe = "pickle" in said or "Python objects" in said
+        reason = "none, or of Python objects, which are never loaded" if unsafe else said or type(error).__name__
         raise FailureError(f"{path}: not a .npy file of floats ({reason}). Save it by numpy.save") from error
     if not isinstance(array, np.ndarray):
         array.close()
@@ -96,13 +99,11 @@ def check_logits(table: GivenTable, tick: Tick = lambda rows: None) -> str:
 
     def look(block_bc: np.ndarray) -> None:
         nonlocal probabilities
-        sums_b = block_bc.sum(axis=1, dtype=np.float64)
-        in_range = block_bc.min(initial=1) >= 0 and block_bc.max(initial=0) <= 1
-        probabilities = probabilities and bool(in_range and (np.abs(sums_b - 1) <= _SUM_TOLERANCE).all())
+        probabilities = probabilities and look_like_probabilities(block_bc)
         tick(len(block_bc))
 
     digest = _read(table, _LARGEST, "float32", look)
-    if probabilities and table.array_nd.shape[1] > 1:
+    if probabilities:
         raise UsageError(
             f"{table.name}: its rows look like probabilities (all from 0 to 1, summing to 1). Give logits, or their "
             "logarithms: numpy.log(numpy.maximum(p, 1e-12))"

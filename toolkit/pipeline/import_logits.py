@@ -161,7 +161,7 @@ def _place(
 
 def _test_split(workspace: Workspace, data: DataRecord, data_dir: Path | None, progress: Progress) -> Beton:
     """Raises FailureError when it is not the one that a subset knows."""
-    packed = ensure_packed(workspace, data.dataset, data_dir, data.limit, progress=progress)
+    packed = ensure_packed(workspace, data.dataset, data_dir, data.limit, progress=progress, from_file=True)
     if packed.record.test_fingerprint != data.test_fingerprint:
         raise FailureError(
             f"{packed.folder}: its test split ({packed.record.test_fingerprint}) is not the one the subset knows "

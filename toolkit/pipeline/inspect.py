@@ -42,7 +42,8 @@ def evaluate(
     threads: int | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Accuracy (percent) of a checkpoint on a split, by default the whole test split of the data set it learned.
+    """Accuracy (percent) of a checkpoint on a split, by default the whole test split of the data set it learned; of
+    each class too, None where the split shows none of it.
 
     `arch` must be named of networks of one's own, and of a plain state_dict; the latter's `dataset` too. Raises
     UsageError or FailureError.
@@ -63,15 +64,16 @@ def evaluate(
     learned = found.dataset if isinstance(found, Checkpoint) else None
     if dataset is None and learned is None:
         raise UsageError(f"{file}: a plain state_dict, which does not say what it learned. Add: --dataset NAME")
-    data = ensure_packed(workspace, str(dataset or learned), data_dir, limit, progress=progress)
+    named = str(dataset or learned)
+    data = ensure_packed(workspace, named, data_dir, limit, progress=progress, from_file=dataset is None)
     record, model = load_model(file, data, compute, arch, width)
     beton = data.split(split)
     shown = (data.record.plan, record.mean, record.std)
     predicted_n = predict(model, beton, *shown, compute.device, compute.precision)
-    per_class = {
-        name: top1(predicted_n[beton.labels_n == label], beton.labels_n[beton.labels_n == label])
-        for label, name in enumerate(data.record.class_names)
-    }
+    per_class: dict[str, float | None] = {}
+    for label, name in enumerate(data.record.class_names):
+        of_class_n = beton.labels_n == label
+        per_class[name] = top1(predicted_n[of_class_n], beton.labels_n[of_class_n]) if of_class_n.any() else None
     return {
         "path": str(file),
         "dataset": data.record.key,

@@ -15,6 +15,8 @@ from toolkit.formats.checkpoint import Checkpoint, save_checkpoint
 from toolkit.formats.dataset import DataRecord
 from toolkit.training.run import CHECKPOINT, differing
 
+SEARCH = "alpha.json"
+
 
 def earlier_result(record: Path, settings: dict[str, Any], force: bool) -> dict[str, Any] | None:
     """The result in a finished run's record, if it is there and not to be replaced.
@@ -29,10 +31,7 @@ def earlier_result(record: Path, settings: dict[str, Any], force: bool) -> dict[
         or "top1" not in content["result"]
     ):
         raise FailureError(f"{record.parent}: the record of its run is not whole. Pass --force to replace it")
-    known = content["settings"]
-    if known.get("alpha") == 0:  # up to 0.4.0 a temperature that nothing used was noted
-        known = {**known, "temperature": None}
-    difference = differing(known, settings)
+    difference = differing(content["settings"], settings)
     if difference:
         raise FailureError(
             f"{record.parent}: a finished run with other settings ({difference}). "
@@ -42,8 +41,10 @@ def earlier_result(record: Path, settings: dict[str, Any], force: bool) -> dict[
 
 
 def forget(folder: Path) -> None:
-    """Takes away the state of an unfinished run; a finished one stays until the next is finished too."""
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    """Takes away the state of an unfinished run, and of its search for an alpha; a finished one stays until the next is
+    finished too."""
+    for name in (CHECKPOINT, SEARCH):
+        (folder / name).unlink(missing_ok=True)
 
 
 def compiled_settings(compiled: bool) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.files import read_json, whole_file
 from toolkit.formats.workspace import Workspace
-from toolkit.pipeline.sweep_table import read_lines, sweep_folder
+from toolkit.pipeline.sweep.table import read_lines, sweep_folder
 from toolkit.report.runs import (
     RESULTS,
     Condition,
@@ -24,6 +24,7 @@ from toolkit.report.runs import (
     compared,
     differing,
     in_order,
+    ordered_by,
     shown,
 )
 
@@ -31,10 +32,11 @@ from toolkit.report.runs import (
 _OF_SUBSET = ("frac", "method", "score", "center", "drop_hardest", "balance", "nested", "min_per_class", "subset_seed")
 _OF_TEACHER = ("teacher", "loss", "beta", "alpha", "temperature", "match", "views")
 _OF_TRAINING = ("arch", "width", "weights", "recipe", "epochs", "batch_size", "lr", "precision", "device", "compiled")
-SETTINGS = ("dataset", *_OF_SUBSET, *_OF_TEACHER, *_OF_TRAINING, "processes", "seed")
+SETTINGS = ("dataset", *_OF_SUBSET, *_OF_TEACHER, "alpha_asked", *_OF_TRAINING, "processes", "seed")
+_ALPHAS = ("alpha", "alpha_asked")  # one setting: what was asked for, which may be a word, and the number it came to
 # What a run and its partner must agree in: also what follows from the recipe. How long they train, see `compared`.
 _RECIPE = ("schedule", "momentum", "weight_decay", "nesterov", "warmup", "milestones")
-_PAIRED = [column for column in (*SETTINGS, "teacher_fingerprint", *_RECIPE) if column != "epochs"]
+_PAIRED = [column for column in (*SETTINGS, "teacher_fingerprint", *_RECIPE) if column not in ("epochs", "alpha_asked")]
 
 
 def runs(
@@ -51,13 +53,17 @@ def runs(
     `header` and `cells` of a table of the `columns` named (default: those that differ).
 
     `by` names columns, and averages over runs that agree in them; `against` (conditions) also compares each run with
-    the matching one of which they are so, in pairs that agree in all other settings. Both leave unfinished runs out.
-    `sort` names a column, with a `-` before it for downwards. `skipped` says which runs have a record that cannot be
-    read, and why. Raises UsageError, and FailureError where there is no such sweep.
+    the matching one of which they are so, in pairs that agree in all other settings; `where` says nothing of the
+    partners in a column that `against` names. Both leave unfinished runs out. `sort` names a column, with a `-` before
+    it for downwards; averages stand by the columns of `by` without it. `skipped` says which runs have a record that
+    cannot be read, and why; `notes` what else is missing. Raises UsageError, and FailureError where there is no such
+    sweep.
     """
     conditions = [Condition.parse(text, "--where") for text in where]
     baseline = [Condition.parse(text, "--against") for text in against]
-    found, skipped = _read(workspace, None if sweep is None else _names_of(workspace, sweep))
+    names = None if sweep is None else _names_of(workspace, sweep)
+    found, skipped = _read(workspace, names)
+    notes = [] if names is None else _not_here(workspace, names)
     check_columns([condition.column for condition in conditions], found, "--where")
     check_columns([condition.column for condition in baseline], found, "--against")
     rows = [row for row in found if all(condition.holds(row) for condition in conditions)]
@@ -67,8 +73,12 @@ def runs(
             raise UsageError("--columns has no meaning with --by or --against: these say what is shown")
         done = [row for row in rows if row["state"] == "done"]
         named = _open(done) if by is None else _named(by, "--by", found)
-        averaged = compared(done, named, baseline, _PAIRED) if baseline else averages(done, named)
-        rows, header = _sorted(averaged, sort), average_header(named, baseline)
+        averaged = averages(done, named)
+        if baseline:
+            partners, settings = _partners(found, conditions, baseline)
+            averaged = compared(done, named, baseline, settings, partners)
+            notes += _no_pairs(averaged, " and ".join(against))
+        rows, header = _sorted(ordered_by(averaged, named), sort), average_header(named, baseline)
         cells = [average_cells(row, named) for row in rows]
     else:
         rows = _sorted(rows, sort or "name")
@@ -76,19 +86,49 @@ def runs(
         cells = [[shown(row.get(column), column) for column in header] for row in rows]
     if csv_file is not None:
         _write_csv(csv_file, rows)
-    return {"count": count, "rows": rows, "header": header, "cells": cells, "skipped": skipped}
+    return {"count": count, "rows": rows, "header": header, "cells": cells, "skipped": skipped, "notes": notes}
+
+
+def _partners(found: list[Row], conditions: list[Condition], baseline: list[Condition]) -> tuple[list[Row], list[str]]:
+    """The runs among which partners are looked for, and the settings that they must share: neither is bound by what
+    `baseline` names. What has no meaning in a partner does not rule it out."""
+    freed = {one.column for one in baseline}
+    freed |= set(_ALPHAS) if freed & set(_ALPHAS) else set()
+    kept = [one for one in conditions if one.column not in freed]
+    done = [row for row in found if row["state"] == "done"]
+    partners = [row for row in done if all(one.holds(row) or row.get(one.column) is None for one in kept)]
+    return partners, [column for column in _PAIRED if column not in freed]
+
+
+def _no_pairs(averaged: list[Row], said: str) -> list[str]:
+    if not averaged or any(row["pairs"] for row in averaged):
+        return []
+    return [
+        f"--against {said}: nothing to compare, as no finished run of which that is so agrees with another in the rest"
+    ]
+
+
+def _not_here(workspace: Workspace, names: set[str]) -> list[str]:
+    missing = sorted(name for name in names if not (workspace.run(name) / "run.json").is_file())
+    return [
+        f"{len(missing)} of the sweep's {len(names)} runs are not here ({name}{', …' if missing[1:] else ''}). Copy "
+        "them from where they were trained, or run the sweep again"
+        for name in missing[:1]
+    ]
 
 
 def _open(done: list[Row]) -> list[str]:
-    """The settings that are not the same in all runs, but for the seed."""
+    """The settings that are not the same in all runs, but for the seed. What alpha was asked for counts where it was
+    by a word: then several numbers are one setting."""
     return [column for column in _differing(done) if column not in ("seed", *RESULTS)]
 
 
 def _differing(done: list[Row]) -> list[str]:
     """The settings and results that are not the same in all runs; of the subset's seed only where it says more."""
     of_its_own = any(row["subset_seed"] not in (None, row["seed"]) for row in done)
-    differ = differing(done, [*SETTINGS, *RESULTS])
-    return [column for column in differ if column != "subset_seed" or of_its_own]
+    by_word = any(isinstance(row["alpha_asked"], str) for row in done)
+    left_out = {"subset_seed": not of_its_own, "alpha_asked": not by_word}
+    return [column for column in differing(done, [*SETTINGS, *RESULTS]) if not left_out.get(column)]
 
 
 def _sorted(rows: list[Row], sort: str | None) -> list[Row]:
@@ -103,7 +143,8 @@ def _columns(rows: list[Row], columns: str | None) -> list[str]:
     if columns is not None:
         return _named(columns, "--columns", rows)
     done = [row for row in rows if row["state"] == "done"]  # of others no settings are known
-    return list(dict.fromkeys(["name", *differing(rows, ["state"]), *_differing(done), "top1"]))
+    state = [] if len(done) == len(rows) else ["state"]
+    return list(dict.fromkeys(["name", *state, *_differing(done), "top1"]))
 
 
 def _named(columns: str, option: str, rows: list[Row]) -> list[str]:
@@ -177,6 +218,7 @@ def _row(folder: Path, datasets: dict[str, str]) -> Row | None:
         "weights": "weights" in settings,
         "compiled": bool(settings.get("compiled")),
         "processes": settings.get("processes", 1),
+        "alpha_asked": record.get("alpha_asked"),  # 0.5 and later
         "alpha_found": result.get("alpha") if settings.get("alpha") == "search" else None,
         "created": record.get("created"),
     }

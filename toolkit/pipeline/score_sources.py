@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from toolkit.formats.cache import CacheReader, open_cache
 from toolkit.formats.dataset import DataRecord, PackedData, cache_command
 from toolkit.formats.dynamics import DynamicsReader, DynamicsRecord, open_dynamics
 from toolkit.formats.workspace import Workspace
-from toolkit.pipeline.known_teachers import PRETRAINED, find_teacher
+from toolkit.pipeline.known_teachers import PRETRAINED, find_teacher, is_file_name
 
 
 @dataclass(frozen=True)
@@ -118,11 +117,16 @@ def teacher_if_any(workspace: Workspace, teacher: str | None, record: DataRecord
 
 def teacher_of(workspace: Workspace, teacher: str | None, record: DataRecord) -> str:
     """The teacher's name. What it left behind is enough: its weights may be gone."""
-    if teacher is not None and not Path(teacher).is_file():
-        left = (workspace.cache(teacher, record.limit), workspace.teacher(teacher) / "dynamics.h5")
+    return teacher_for(workspace, teacher, record.dataset, record.limit)
+
+
+def teacher_for(workspace: Workspace, teacher: str | None, dataset: str, limit: int | None) -> str:
+    """`teacher_of`, where the data are not packed yet."""
+    if teacher is not None and not is_file_name(teacher):
+        left = (workspace.cache(teacher, limit), workspace.teacher(teacher) / "dynamics.h5")
         if any(path.is_file() for path in left):
             return teacher
-    return find_teacher(workspace, teacher, record.dataset)[0]
+    return find_teacher(workspace, teacher, dataset)[0]
 
 
 def open_cache_of(stack: ExitStack, workspace: Workspace, data: PackedData, teacher: str) -> CacheReader:

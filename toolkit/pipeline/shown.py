@@ -49,8 +49,10 @@ def slot_images(
     images = _images(Path(folder), split)
     plan = images.data.plan
     known = plan.size if split == "train" else 1
-    if not 0 <= slot < known:
-        raise UsageError(f"slot must be from 0 to {known - 1} of the {split} split of {images.data.key}, got {slot}")
+    if not isinstance(slot, (int, np.integer)) or not 0 <= slot < known:
+        raise UsageError(
+            f"slot must be a whole number from 0 to {known - 1} of the {split} split of {images.data.key}, got {slot}"
+        )
     reader = ViewReader(images.beton, plan, batch_size, torch.device("cpu"))
     for start in range(0, len(images.positions_n), _HELD_ROWS):
         at_n, done = images.positions_n[start : start + _HELD_ROWS], 0
@@ -88,6 +90,8 @@ def test_batches(folder: str | Path, batch_size: int = 256) -> Iterator[tuple[Te
 def _images(folder: Path, split: str) -> _Images:
     if split not in SPLITS:
         raise UsageError(f"split must be {' or '.join(SPLITS)}, got '{split}'")
+    if not folder.is_dir():
+        raise FailureError(f"{folder}: no folder. Name one of packed data (kdtool-work/data/…) or of a subset")
     if not (folder / "subset.json").is_file():
         packed = open_packed(folder)
         beton = packed.split(split)

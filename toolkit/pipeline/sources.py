@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import nn
 
 from toolkit.core.device import free_memory_bytes
 from toolkit.core.errors import UsageError, unknown_name
@@ -14,6 +15,7 @@ from toolkit.core.processes import parts_fit
 from toolkit.formats.beton import Beton
 from toolkit.formats.dataset import DataRecord
 from toolkit.formats.views_of import ViewReader
+from toolkit.models.heads import asked
 from toolkit.pipeline.runtime import Compute
 from toolkit.training.resident import ResidentSource
 from toolkit.training.stream import StreamSource
@@ -38,14 +40,14 @@ def open_source(
     """Batches of the rows of `images` at `indices_m`, shown as the data's plan says; with `weights_m`, weighted.
 
     Of several processes each is given its share of every batch. `kind` is one of SOURCES: auto is resident where images
-    and targets fit in half of the device's free memory. Raises UsageError for another, for resized crops that should be
-    resident, and for batches with fewer rows than processes.
+    and targets fit in half of the device's free memory; processes of one machine share its own. Raises UsageError for
+    another, for resized crops that should be resident, and for batches with fewer rows than processes.
     """
     check_source(kind, data.plan)
     needed = resident_bytes(len(indices_m), data, targets)
     if kind == "auto":
-        places = (compute.device, torch.device("cpu"))  # everything passes through the host
-        fits = data.plan.finite and all(needed <= _SHARE * free_bytes(place) for place in places)
+        places = {compute.device, torch.device("cpu")}  # everything passes through the host
+        fits = data.plan.finite and all(needed <= _SHARE * _own_bytes(place, compute) for place in places)
         kind = "resident" if fits else "stream"
     common = (data.plan, data.mean, data.std, batch_size, seed, compute.device, compute.dtype, targets)
     part = (compute.processes.rank, compute.processes.count)
@@ -66,11 +68,42 @@ def check_source(kind: str, plan: Plan | None = None) -> None:
         raise UsageError(f"--source resident: views of {plan.family} are cut by FFCV's decoder. Use --source stream")
 
 
+def check_single_rows(model: nn.Module, rows: int, batch_size: int, data: DataRecord, count: int) -> None:
+    """Raises UsageError where one of `count` processes gets a single row in some batch, and this network, placed, can't
+    train on one: batch normalisation of a single number has no deviation."""
+    if not _single_rows(rows, batch_size, count):
+        return
+    parameter = next(model.parameters())
+    x_bchw = torch.zeros((1, 3, data.plan.height, data.plan.width), device=parameter.device, dtype=parameter.dtype)
+    try:
+        with asked(model, training=True):
+            model(x_bchw)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        fit = next((size for size in range(batch_size + 1, rows) if not _single_rows(rows, size, count)), rows)
+        one = "one row" if count == 1 else "one row in a process"
+        raise UsageError(
+            f"--batch-size {batch_size}: of {rows:,} rows it makes a batch of {one}, which this network's batch "
+            f"normalisation can't take. Use --batch-size {fit}"
+        ) from error
+
+
+def _single_rows(rows: int, batch_size: int, count: int) -> bool:
+    """Whether a batch, whole or the last one, gives a process a single row: the last of those that get any."""
+    return min(rows, batch_size, rows % batch_size or batch_size) < 2 * count
+
+
 def resident_bytes(rows: int, data: DataRecord, targets: Targets | None) -> int:
     """What the resident source holds: frames with their border, and targets."""
     border = 2 * (data.plan.padding or 0)
     pixels = (data.plan.height + border) * (data.plan.width + border)
     return rows * pixels * 3 + (targets.bytes if targets is not None else 0)
+
+
+def _own_bytes(place: torch.device, compute: Compute) -> int:
+    """Several processes of one machine share its memory; GPUs they don't."""
+    return free_bytes(place) // (compute.processes.local_count if place.type == "cpu" else 1)
 
 
 def free_bytes(device: torch.device) -> int:

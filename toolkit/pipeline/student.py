@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from toolkit.pipeline.knowledge import Knowledge
 from toolkit.pipeline.known_networks import new_network
 from toolkit.pipeline.run_folder import earlier_result, forget, keep, timing
 from toolkit.pipeline.runtime import Compute, compute_on
-from toolkit.pipeline.sources import check_source, open_source
+from toolkit.pipeline.sources import check_single_rows, check_source, open_source
 from toolkit.pipeline.student_request import StudentRequest, open_student_request
 from toolkit.training.evaluate import predict, top1
 from toolkit.training.loop import EpochResult, Trainer
@@ -68,57 +68,82 @@ def distill(
     taken = f"subset {bundle.folder} ({bundle.record.rows:,} rows)"  # said once nothing is wrong with what was asked
     first = ", compiling first: up to a minute" if compiled else ""
     folder = workspace.run(request.name if name is None else name)
-    student, finished = folder / "student.pt", folder / "run.json"
-    with only_writer(student, processes):
-        earlier = processes.first_only(lambda: earlier_result(finished, settings, force))
+    with only_writer(folder / "student.pt", processes):
+        earlier = processes.first_only(lambda: earlier_result(folder / "run.json", settings, force))
         if earlier is not None:
             on_start(taken)
             return earlier
         test_data = processes.first_before(lambda: _test_data(workspace, bundle, data_dir, progress))
-        alpha, search = settled_alpha(request, compute, source, folder, force, progress=progress, on_trial=on_start)
+        _network(request, compute)  # refused, if it is, before anything is touched
+        if force:
+            processes.first_only(lambda: forget(folder))
+        alpha, search = settled_alpha(request, compute, source, folder, progress=progress, on_trial=on_start)
         images_before = images_seen()
         targets = knowledge.targets if knowledge else None
         how = (request.recipe.batch_size, settings["seed"], compute, targets, source, request.weights_m)
         fed = open_source(bundle.images(), bundle.indices_m, bundle.data, *how)
-        model = new_network(settings["arch"], settings["width"], settings["seed"], bundle.data, compute)
-        if force:
-            processes.first_only(lambda: forget(folder))
+        model = _network(request, compute)
         on_start(taken + first)
         loss = distillation_loss(alpha, request.asked.temperature, request.asked.loss, request.asked.beta)
         run = (request.recipe, request.steps, compute.device, compute.precision, compiled)
         trainer = Trainer(model, fed, loss, *run, seed=settings["seed"], processes=processes)
-        history = run_to_end(trainer, folder, settings, progress, on_epoch, minutes=checkpoint_minutes)
+        found = {"alpha": alpha} if search else None
+        history = run_to_end(trainer, folder, settings, progress, on_epoch, minutes=checkpoint_minutes, found=found)
         passes = processes.total(images_seen() - images_before - images_seen(model))
+        speed = timing(history, fed.name, trainer.compile_s)
+        trained = _Trained(model, alpha, asked.get("alpha", alpha), search, history, speed, passes)
+        return processes.first_only(lambda: _ended(folder, request, trained, test_data, compute))
 
-        def ended() -> dict[str, Any]:
-            result: dict[str, Any] = {
-                "path": str(folder),
-                "name": folder.name,
-                **{key: settings[key] for key in ("subset", "teacher")},
-                **_test_scores(model, test_data, knowledge, compute),
-                "alpha": alpha,
-                **{key: settings[key] for key in ("temperature", "match", "views", "epochs", "seed")},
-                **{key: settings[key] for key in ("loss", "beta") if key in settings},
-                **({"alpha_search": {key: search[key] for key in search if key != "trials"}} if search else {}),
-                **timing(history, fed.name, trainer.compile_s),
-                "teacher_forward_passes": passes + (search["teacher_forward_passes"] if search else 0),
-            }
-            keep(
-                finished,
-                student,
-                model,
-                bundle.data,
-                settings,
-                result,
-                teacher_images_behind_targets=knowledge.record.teacher_images if knowledge else 0,
-                student_images=sum(epoch["images"] for epoch in history),
-                threads=compute.threads,
-                subset={key: value for key, value in asdict(bundle.record).items() if key != "data"},
-                **({"alpha_search": search} if search else {}),
-            )
-            return result
 
-        return processes.first_only(ended)
+@dataclass(frozen=True)
+class _Trained:
+    """A student after its last step; `asked_alpha` may be a word, and `passes` are the teacher's since the search."""
+
+    model: nn.Module
+    alpha: float
+    asked_alpha: float | str
+    search: dict[str, Any] | None
+    history: list[dict[str, Any]]
+    speed: dict[str, Any]
+    passes: int
+
+
+def _ended(
+    folder: Path, request: StudentRequest, trained: _Trained, test_data: PackedData, compute: Compute
+) -> dict[str, Any]:
+    """Evaluates the student and writes all that is kept of it; gives the result."""
+    settings, knowledge, search = request.settings, request.knowledge, trained.search
+    passes = trained.passes + (search["teacher_forward_passes"] if search else 0)
+    result: dict[str, Any] = {
+        "path": str(folder),
+        "name": folder.name,
+        **{key: settings[key] for key in ("subset", "teacher")},
+        **_test_scores(trained.model, test_data, knowledge, compute),
+        "alpha": trained.alpha,
+        **{key: settings[key] for key in ("temperature", "match", "views", "epochs", "seed")},
+        **{key: settings[key] for key in ("loss", "beta") if key in settings},
+        **({"alpha_search": {key: search[key] for key in search if key != "trials"}} if search else {}),
+        **trained.speed,
+        "teacher_forward_passes": passes,
+    }
+    more = {
+        "teacher_images_behind_targets": knowledge.record.teacher_images if knowledge else 0,
+        "student_images": sum(epoch["images"] for epoch in trained.history),
+        "threads": compute.threads,
+        "alpha_asked": trained.asked_alpha,  # auto is a number in the settings
+        "subset": {key: value for key, value in asdict(request.bundle.record).items() if key != "data"},
+        **({"alpha_search": search} if search else {}),
+    }
+    data = request.bundle.data
+    keep(folder / "run.json", folder / "student.pt", trained.model, data, settings, result, **more)
+    return result
+
+
+def _network(request: StudentRequest, compute: Compute) -> nn.Module:
+    settings, data = request.settings, request.bundle.data
+    model = new_network(settings["arch"], settings["width"], settings["seed"], data, compute)
+    check_single_rows(model, request.bundle.record.rows, request.recipe.batch_size, data, compute.processes.count)
+    return model
 
 
 def _unsaid(line: str) -> None:
@@ -138,7 +163,7 @@ def _check_processes(request: StudentRequest, processes: Processes) -> None:
 def _test_data(workspace: Workspace, bundle: Bundle, data_dir: Path | None, progress: Progress) -> PackedData:
     """The packed test split. Raises FailureError when it is not the one the subset knows."""
     known = bundle.data
-    packed = ensure_packed(workspace, known.dataset, data_dir, known.limit, progress=progress)
+    packed = ensure_packed(workspace, known.dataset, data_dir, known.limit, progress=progress, from_file=True)
     if packed.record.test_fingerprint != known.test_fingerprint:
         raise FailureError(
             f"{packed.folder}: its test split ({packed.record.test_fingerprint}) is not the one the subset knows "

@@ -11,7 +11,8 @@ import numpy as np
 
 from toolkit.core.errors import UsageError
 from toolkit.core.hashing import checked_seed
-from toolkit.core.recipes import Recipe, resolve_recipe
+from toolkit.core.imported import code_settings
+from toolkit.core.recipes import Recipe, check_one_length, resolve_recipe
 from toolkit.distill.losses import LOSSES
 from toolkit.distill.settings import DistillSettings
 from toolkit.distill.terms import needs_every_logit
@@ -75,8 +76,7 @@ def open_student_request(
     asked = DistillSettings(alpha, temperature, match, iterations, loss, beta)
     settled = resolve_recipe(recipe, epochs, batch_size, lr)
     checked_seed(seed)
-    if epochs is not None and iterations is not None:
-        raise UsageError(f"--epochs {epochs} and --iterations {iterations} both say how long: give one of them")
+    check_one_length(epochs, iterations)
     bundle = open_bundle(workspace.subset(subset) if subset is not None else workspace.newest_subset())
     asked = asked.resolved(bundle.record.fraction)
     if weights:
@@ -113,6 +113,7 @@ def open_student_request(
         **compiled_settings(compiled),
         **processes_settings(compute),
         # only where asked for: the runs of earlier versions have no such settings
+        **code_settings(arch, "--arch"),
         **({} if asked.loss == "kd" else {"loss": asked.loss, "beta": asked.beta}),
         **({"weights": bundle.record.weights_fingerprint} if weights else {}),
     }

@@ -76,8 +76,8 @@ def build_subsets(
     its rows are not chosen again where all that its method looked at is as it was. All that was asked is checked before
     the first bundle is written. Each is told to `on_made` once it is there, and stays whatever comes after it.
     `random_beside` in a result is the command of the random subset to compare with, None where it is there or asked
-    for. With `dry_run` nothing is written: a result says no more than its `name`, and whether it is `there`. Raises
-    UsageError or FailureError.
+    for. With `dry_run` nothing is written: a result says no more than its `name`, whether it is `there`, and the
+    teachers whose targets it `lacks`, in part or as they are now. Raises UsageError or FailureError.
     """
     fractions, methods = list(dict.fromkeys(fractions)), list(dict.fromkeys(methods))
     wanted = [(method, fraction) for method in methods for fraction in fractions]
@@ -113,8 +113,7 @@ def build_subsets(
         records = [_record(asked, method, fraction, known, data, name) for method, fraction in wanted]
         folders = [workspace.root / "subsets" / checked_name(record.name) for record in records]
         if dry_run:
-            there = map(_is_there, folders, records)
-            return [{"name": record.name, "there": found} for record, found in zip(records, there, strict=True)]
+            return [_foreseen(folder, record, caches) for folder, record in zip(folders, records, strict=True)]
         if force or not all(map(_is_there, folders, records)):
             _ = known.pool  # damage in it is told before anything is written
         randoms = None if "random" in methods else random_subsets(workspace)
@@ -218,6 +217,14 @@ def _is_there(folder: Path, wanted: SubsetRecord) -> bool:
         return subset_record(folder).chooses_as(wanted)
     except FailureError:  # none, or a damaged one, which is told when its turn comes
         return False
+
+
+def _foreseen(folder: Path, wanted: SubsetRecord, caches: list[CacheReader]) -> dict[str, Any]:
+    if not _is_there(folder, wanted):
+        return {"name": wanted.name, "there": False, "lacks": []}
+    bundle = open_bundle(folder)
+    lacks = [cache.record.teacher for cache in caches if adds_to(bundle, cache)]
+    return {"name": wanted.name, "there": True, "lacks": lacks}
 
 
 def _write(

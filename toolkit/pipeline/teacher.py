@@ -13,16 +13,18 @@ import torch
 from toolkit.core.errors import FailureError
 from toolkit.core.files import remove_folder
 from toolkit.core.hashing import checked_seed
+from toolkit.core.imported import code_settings
 from toolkit.core.locks import only_writer
 from toolkit.core.processes import ALONE, Processes, in_processes
 from toolkit.core.progress import Progress, silent
-from toolkit.core.recipes import resolve_recipe
+from toolkit.core.recipes import Recipe, resolve_recipe
 from toolkit.formats.beton import Beton
 from toolkit.formats.checkpoint import Checkpoint
 from toolkit.formats.dataset import DataRecord, PackedData
 from toolkit.formats.parts import Parts
 from toolkit.formats.workspace import Workspace, checked_name
 from toolkit.pipeline.data import bundle_and_data
+from toolkit.pipeline.imported_teachers import refuse_cached
 from toolkit.pipeline.known_networks import network_of, new_network
 from toolkit.pipeline.recording import Recording, check_recording
 from toolkit.pipeline.run_folder import (
@@ -35,7 +37,7 @@ from toolkit.pipeline.run_folder import (
     trained_name,
 )
 from toolkit.pipeline.runtime import Compute, compute_on, processes_settings
-from toolkit.pipeline.sources import check_source, open_source
+from toolkit.pipeline.sources import check_single_rows, check_source, open_source
 from toolkit.teacher.train import label_loss
 from toolkit.training.evaluate import predict, top1
 from toolkit.training.loop import EpochResult, Trainer
@@ -125,17 +127,21 @@ def train_teacher(
         "milestones": list(settled.milestones),
         **compiled_settings(compiled),
         **processes_settings(compute),
+        **code_settings(arch, "--arch"),
         **({"seeds": seeds} if seeds > 1 else {}),
         **({"snapshots": shown_after} if shown_after else {}),
     }
     name = checked_name(_default_name(data.record, settings) if name is None else name)
     folder = workspace.teacher(name)
-    new_network(arch, width, seed, data.record, compute)  # refused, if it is, before anything is touched
-    weights, finished = folder / "teacher.pt", folder / "train.json"
+    refuse_cached(workspace, name)
+    train, test = data.split("train"), data.split("test")
+    rows_m = np.arange(len(train)) if bundle is None else bundle.rows_of(data.record)
+    probe = new_network(arch, width, seed, data.record, compute)  # refused, if it is, before anything is touched
+    check_single_rows(probe, len(rows_m), settled.batch_size, data.record, processes.count)
     places = [folder, *(folder / f"seed-{seed + index}" for index in range(1, seeds))]
     unjoined = folder / "dynamics.h5.parts"
-    with only_writer(weights, processes):
-        earlier = processes.first_only(lambda: earlier_result(finished, settings, force))
+    with only_writer(folder / "teacher.pt", processes):
+        earlier = processes.first_only(lambda: earlier_result(folder / "train.json", settings, force))
         if earlier is not None:
             if dynamics and not (folder / "dynamics.h5").is_file():
                 raise FailureError(
@@ -145,49 +151,76 @@ def train_teacher(
             return earlier
         if force:
             processes.first_only(lambda: _forget_all(folder, unjoined))
-        train, test = data.split("train"), data.split("test")
-        rows_m = np.arange(len(train)) if bundle is None else bundle.rows_of(data.record)
         recording = None
         if dynamics:
             recording = Recording(Parts(unjoined, settings), shown_after, data.record, train, rows_m, compute)
+        job = _Job(data.record, train, test, rows_m, settled, settings, compute, source, compiled, recording)
+        heard = (progress, on_epoch, checkpoint_minutes)
+        trainings = [_trained(job, index, places[index], *heard) for index in range(seeds)]
+        return processes.first_only(lambda: _ended(job, folder, trainings, [unjoined, *places[1:]]))
 
-        def trained(index: int) -> _Training:
-            own = {**settings, "seed": seed + index}
-            fed = open_source(train, rows_m, data.record, settled.batch_size, own["seed"], compute, kind=source)
-            model = new_network(arch, width, own["seed"], data.record, compute)
-            watch = None if recording is None else recording.recorder(index, model, compiled, progress)
-            observe = None if watch is None else watch.observe
-            steps, on = settled.epochs * fed.batches_per_epoch, (compute.device, compute.precision)
-            trainer = Trainer(model, fed, label_loss, settled, steps, *on, compiled, observe, own["seed"], processes)
-            history = run_to_end(trainer, places[index], own, progress, on_epoch, watch, checkpoint_minutes)
-            scored = processes.first_only(lambda: _top1(model, test, data.record, compute))
-            return _Training(model, history, scored, fed.name, trainer.compile_s)
 
-        trainings = [trained(index) for index in range(seeds)]
-        first = trainings[0]
+@dataclass(frozen=True)
+class _Job:
+    """What the trainings of one teacher share, but for their seeds."""
 
-        def ended() -> dict[str, Any]:
-            result = {
-                "path": str(weights),
-                "name": name,
-                "top1": first.top1,
-                "rows": len(rows_m),
-                "epochs": settled.epochs,
-                **timing(first.history, first.source, first.compile_s),
-            }
-            checkpoint = keep_weights(weights, first.model, data.record, settings, result)
-            if recording is not None:
-                top1s = [training.top1 for training in trainings]
-                recording.join(folder / "dynamics.h5", settings, name, checkpoint.fingerprint, top1s)
-                result["dynamics"] = str(folder / "dynamics.h5")
-            else:
-                (folder / "dynamics.h5").unlink(missing_ok=True)  # of a teacher that is no more
-            keep_record(finished, settings, result, threads=compute.threads)
-            for done in (unjoined, *places[1:]):
-                remove_folder(done)
-            return result
+    data: DataRecord
+    train: Beton
+    test: Beton
+    rows_m: np.ndarray
+    recipe: Recipe
+    settings: dict[str, Any]
+    compute: Compute
+    source: str
+    compiled: bool
+    recording: Recording | None
 
-        return processes.first_only(ended)
+
+def _trained(
+    job: _Job,
+    index: int,
+    place: Path,
+    progress: Progress,
+    on_epoch: Callable[[EpochResult], None],
+    checkpoint_minutes: float,
+) -> _Training:
+    """Trains with the `index`-th seed, from its last checkpoint in `place` on."""
+    compute, recipe, processes = job.compute, job.recipe, job.compute.processes
+    settings = {**job.settings, "seed": job.settings["seed"] + index}
+    seed = settings["seed"]
+    fed = open_source(job.train, job.rows_m, job.data, recipe.batch_size, seed, compute, kind=job.source)
+    model = new_network(settings["arch"], settings["width"], seed, job.data, compute)
+    watch = None if job.recording is None else job.recording.recorder(index, model, job.compiled, progress)
+    observe = None if watch is None else watch.observe
+    run = (recipe, recipe.epochs * fed.batches_per_epoch, compute.device, compute.precision, job.compiled)
+    trainer = Trainer(model, fed, label_loss, *run, observe, seed, processes)
+    history = run_to_end(trainer, place, settings, progress, on_epoch, watch, checkpoint_minutes)
+    scored = processes.first_only(lambda: _top1(model, job.test, job.data, compute))
+    return _Training(model, history, scored, fed.name, trainer.compile_s)
+
+
+def _ended(job: _Job, folder: Path, trainings: list[_Training], leftover: list[Path]) -> dict[str, Any]:
+    """Writes all that is kept of the teacher, whose first training it is; gives the result."""
+    first, dynamics = trainings[0], folder / "dynamics.h5"
+    result = {
+        "path": str(folder / "teacher.pt"),
+        "name": folder.name,
+        "top1": first.top1,
+        "rows": len(job.rows_m),
+        "epochs": job.recipe.epochs,
+        **timing(first.history, first.source, first.compile_s),
+    }
+    checkpoint = keep_weights(folder / "teacher.pt", first.model, job.data, job.settings, result)
+    if job.recording is not None:
+        top1s = [training.top1 for training in trainings]
+        job.recording.join(dynamics, job.settings, folder.name, checkpoint.fingerprint, top1s)
+        result["dynamics"] = str(dynamics)
+    else:
+        dynamics.unlink(missing_ok=True)  # of a teacher that is no more
+    keep_record(folder / "train.json", job.settings, result, threads=job.compute.threads)
+    for done in leftover:
+        remove_folder(done)
+    return result
 
 
 def _forget_all(folder: Path, unjoined: Path) -> None:

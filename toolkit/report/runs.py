@@ -84,6 +84,14 @@ def check_columns(names: Iterable[str], rows: Sequence[Row], option: str) -> Non
             raise UsageError(f"{option}: {unknown_name('column', name, known)}")
 
 
+def ordered_by(rows: Sequence[Row], columns: Sequence[str]) -> list[Row]:
+    """Sorted by the first column, where that is the same by the second, and so on."""
+    found = list(rows)
+    for column in reversed(columns):
+        found = in_order(found, column)
+    return found
+
+
 def in_order(rows: Sequence[Row], column: str, downwards: bool = False) -> list[Row]:
     """Sorted by one column, what is None last either way."""
     there = [row for row in rows if row.get(column) is not None]
@@ -124,15 +132,20 @@ def _spread(members: Sequence[Row]) -> Row:
 
 
 def compared(
-    rows: Sequence[Row], by: Sequence[str], against: Sequence[Condition], settings: Sequence[str]
+    rows: Sequence[Row],
+    by: Sequence[str],
+    against: Sequence[Condition],
+    settings: Sequence[str],
+    partners: Sequence[Row] | None = None,
 ) -> list[Row]:
-    """`averages`, and each group's mean difference in top1 from the runs that `against` holds for: `difference`, with
-    its 95 % interval `low` and `high` where there are two pairs or more, and `pairs`, how many.
+    """`averages`, and each group's mean difference in top1 from those of `partners` (default: the rows themselves) that
+    `against` holds for: `difference`, with its 95 % interval `low` and `high` where there are two pairs or more, and
+    `pairs`, how many.
 
     A run's partner agrees with it in all `settings` that `against` does not name and that have a meaning in both, and
     was trained for as many epochs, or steps. Raises UsageError where several such partners differ from each other.
     """
-    theirs = [row for row in rows if all(condition.holds(row) for condition in against)]
+    theirs = [row for row in (rows if partners is None else partners) if all(one.holds(row) for one in against)]
     named = {condition.column for condition in against}
     shared = [column for column in settings if column not in named]
     compared_rows = []
@@ -167,11 +180,14 @@ def _as_long(row: Row, other: Row) -> bool:
 
 
 def _difference(pairs: Sequence[tuple[Row, Row]]) -> Row:
-    ours, theirs = [row["top1"] for row, _ in pairs], [partner["top1"] for _, partner in pairs]
-    said: Row = {"difference": None, "low": None, "high": None, "pairs": len(pairs)}
-    if len(pairs) == 1:
+    """Runs with the same partner count as one, by their mean: what that partner owes to chance is in all of them."""
+    partners = {id(partner): partner["top1"] for _, partner in pairs}
+    of_partner = {one: [row["top1"] for row, partner in pairs if id(partner) == one] for one in partners}
+    ours, theirs = [mean(values) for values in of_partner.values()], list(partners.values())
+    said: Row = {"difference": None, "low": None, "high": None, "pairs": len(partners)}
+    if len(partners) == 1:
         return {**said, "difference": ours[0] - theirs[0]}
-    if pairs:
+    if partners:
         found = paired_difference(ours, theirs)
         return {**said, "difference": found.mean, "low": found.low, "high": found.high}
     return said

@@ -22,10 +22,13 @@ def sum_gradients(model: nn.Module, processes: Processes) -> None:
     if processes.count == 1:
         return
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        if parameter.grad is None:  # of no row, or not used: the same places must be added up everywhere
+    # what no process used keeps no gradient, as in one process: one of zeros would let weight decay shrink it
+    anywhere = processes.agreed(*(int(parameter.grad is not None) for parameter in trained))
+    used = [parameter for parameter, somewhere in zip(trained, anywhere, strict=True) if somewhere]
+    for parameter in used:
+        if parameter.grad is None:  # of no row here: the same places must be added up everywhere
             parameter.grad = torch.zeros_like(parameter)
-    gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in used if parameter.grad is not None]
     sum_g = processes.sum_(torch.cat([gradient.reshape(-1) for gradient in gradients]))
     for gradient, part in zip(gradients, sum_g.split([gradient.numel() for gradient in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient))

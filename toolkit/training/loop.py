@@ -86,10 +86,12 @@ class _Under:
 
 
 class _Timed:
-    """Batches, and the seconds spent waiting for them."""
+    """Batches, and the seconds of the epoch under way: those spent waiting for them, and all up to the last `look`, but
+    for the pauses and for what is `left_out_s`."""
 
     def __init__(self, batches: Iterator[Batch], under: _Under) -> None:
         self._batches, self._under = batches, under
+        self._looked_s, self.left_out_s = time.perf_counter(), 0.0
 
     def __iter__(self) -> _Timed:
         return self
@@ -100,6 +102,16 @@ class _Timed:
             return next(self._batches)
         finally:
             self._under.wait_s += time.perf_counter() - start_s
+
+    def look(self) -> None:
+        now_s = time.perf_counter()
+        self._under.elapsed_s += now_s - self._looked_s - self.left_out_s
+        self._looked_s, self.left_out_s = now_s, 0.0
+
+    def pause(self, act: Callable[[], None]) -> None:
+        self.look()
+        act()
+        self._looked_s = time.perf_counter()
 
 
 class Trainer:
@@ -159,7 +171,6 @@ class Trainer:
         weights which are not finite."""
         self.model.train()
         under, label = self._under, f"epoch {self.epoch + 1}/{self.epochs}"
-        start_s, compiled_s = time.perf_counter() - under.elapsed_s, self.compile_s
         # closed even after an error, whose traceback would otherwise keep a source's threads alive
         with (
             torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []),
@@ -167,23 +178,23 @@ class Trainer:
             progress(label, len(self.source), "img") as tick,
         ):
             tick(under.images)
-            for batch in _Timed(given, under):
-                rows = self._rows_of_all(batch)
+            batches = _Timed(given, under)
+            for batch in batches:
+                rows, compiled_s = self._rows_of_all(batch), self.compile_s
                 loss, hits = self._step(batch)
+                batches.left_out_s += self.compile_s - compiled_s
                 under.losses.append(loss)
                 under.hits.append(hits)
                 under.images += rows
                 tick(rows)
                 if self.finished:
                     break
-                under.elapsed_s = time.perf_counter() - start_s - (self.compile_s - compiled_s)
                 if under.batches < self.source.batches_per_epoch:
-                    after_step()
-                    start_s = time.perf_counter() - under.elapsed_s - (self.compile_s - compiled_s)
+                    batches.pause(after_step)
         losses, hits = under.sums(self.processes)
         self._refuse_nan(losses, self.step - under.batches)
         self._refuse_broken_weights()
-        elapsed_s = time.perf_counter() - start_s - (self.compile_s - compiled_s)
+        batches.look()
         self.epoch, self._under = self.epoch + 1, _Under()
         return EpochResult(
             epoch=self.epoch,
@@ -192,8 +203,8 @@ class Trainer:
             loss=float(losses.mean()),
             train_top1=float(hits) / under.images,
             lr=self.optimizer.param_groups[0]["lr"],
-            images_per_s=under.images / elapsed_s,
-            elapsed_s=elapsed_s,
+            images_per_s=under.images / under.elapsed_s,
+            elapsed_s=under.elapsed_s,
             wait_s=under.wait_s,
         )
 

@@ -20,7 +20,8 @@ from toolkit.training.loop import EpochResult, Trainer
 CHECKPOINT = "checkpoint.pt"
 
 MINUTES = 10.0  # between two checkpoints within an epoch
-STEPS_BETWEEN_AGREEMENTS = 20  # of several processes, whether to stop or to save
+STEPS_BETWEEN_AGREEMENTS = 20  # of several processes, whether to stop or to save; at most
+_SECONDS_BETWEEN_AGREEMENTS = 2.0  # torchrun kills 30 s after SIGTERM
 
 _FORMAT = "kdtool training state 2"
 _FORMATS = (_FORMAT, "kdtool training state 1")  # 0.4 and earlier saved at epochs alone
@@ -46,8 +47,32 @@ def check_minutes(minutes: float) -> float:
 
 def differing(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     """The settings in which two records differ, as `name found → wanted`; empty when they agree."""
+    if found.get("alpha") == 0:  # up to 0.4.0 a temperature that nothing used was noted
+        found = {**found, "temperature": wanted.get("temperature")}
     names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
     return ", ".join(f"{name} {found.get(name)} → {wanted.get(name)}" for name in names)
+
+
+class _Meetings:
+    """When several processes look, all at the same step, whether one was told to stop or is due to save: about every
+    two seconds, but not more often than they step, nor less than each 20 steps. One process looks at every step."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._step, self._at_s, self._next = trainer.step, time.monotonic(), trainer.step + 1
+
+    @property
+    def due(self) -> bool:
+        return self._trainer.processes.count == 1 or self._trainer.step >= self._next
+
+    def agreed(self, *flags: int) -> tuple[int, ...]:
+        """As Processes.agreed, and by the slowest when to meet again."""
+        step, now_s = self._trainer.step, time.monotonic()
+        step_s = (now_s - self._at_s) / max(step - self._step, 1)
+        steps = max(1, min(STEPS_BETWEEN_AGREEMENTS, int(_SECONDS_BETWEEN_AGREEMENTS / max(step_s, 1e-9))))
+        fewest, *largest = self._trainer.processes.agreed(-steps, *flags)
+        self._step, self._at_s, self._next = step, now_s, step - fewest
+        return tuple(largest)
 
 
 def run_to_end(
@@ -58,19 +83,23 @@ def run_to_end(
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
     watch: Watch | None = None,
     minutes: float = MINUTES,
+    found: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Trains until the last step, saving checkpoint.pt each epoch and each so many `minutes` (0: only at epochs), and
     metrics.jsonl each epoch, in `folder`; returns the epochs.
 
-    A checkpoint of the same `settings` is resumed from. On SIGINT and SIGTERM it saves and raises Stopped. Raises
-    FailureError when the checkpoint's settings differ, naming how. Of several processes the first one writes.
+    A checkpoint of the same `settings` is resumed from, if what was `found` out since they were asked for is the same
+    too. On SIGINT and SIGTERM it saves and raises Stopped. Raises FailureError when the checkpoint's settings differ,
+    naming how. Of several processes the first one writes.
     """
-    epochs = _resumed(trainer, folder, settings, watch)
-    processes, saved_s = trainer.processes, time.monotonic()
+    epochs = _resumed(trainer, folder, settings, found or {}, watch)
+    processes, saved_s, meetings = trainer.processes, time.monotonic(), _Meetings(trainer)
 
     def save() -> None:
         nonlocal saved_s
         content = {"format": _FORMAT, "settings": settings, "state": trainer.state(), "epochs": epochs}
+        if found:
+            content["found"] = found
         if watch is not None:
             content["watch"] = watch.state()
         processes.first_only(lambda: save_torch(folder / CHECKPOINT, content))
@@ -80,15 +109,14 @@ def run_to_end(
 
         def stop_or_save(saved: bool) -> None:
             due = not saved and 0 < 60 * minutes <= time.monotonic() - saved_s
-            number, due_anywhere = processes.agreed(stop.number, int(due))
+            number, due_anywhere = meetings.agreed(stop.number, int(due))
             if due_anywhere or (number and not saved):
                 save()
             if number:
-                at = f"stopped at step {trainer.step:,} of {trainer.total_steps:,}; saved"
-                raise Stopped(f"{at}. Run the same command again to go on", number)
+                raise _stopped(trainer, number)
 
         def after_step() -> None:
-            if processes.count == 1 or trainer.step % STEPS_BETWEEN_AGREEMENTS == 0:
+            if meetings.due:
                 stop_or_save(saved=False)
 
         while not trainer.finished:
@@ -101,10 +129,19 @@ def run_to_end(
                 _write_metrics(folder, epochs)
                 on_epoch(result)
             stop_or_save(saved=True)
+    if stop.number:  # told since they last agreed
+        raise _stopped(trainer, stop.number)
     return epochs
 
 
-def _resumed(trainer: Trainer, folder: Path, settings: dict[str, Any], watch: Watch | None) -> list[dict[str, Any]]:
+def _stopped(trainer: Trainer, number: int) -> Stopped:
+    at = f"stopped at step {trainer.step:,} of {trainer.total_steps:,}; saved"
+    return Stopped(f"{at}. Run the same command again to go on", number)
+
+
+def _resumed(
+    trainer: Trainer, folder: Path, settings: dict[str, Any], found: dict[str, Any], watch: Watch | None
+) -> list[dict[str, Any]]:
     """The epochs behind the checkpoint in `folder`, if there is one, which is loaded into trainer and watch."""
     checkpoint = folder / CHECKPOINT
     if not checkpoint.is_file():
@@ -113,6 +150,7 @@ def _resumed(trainer: Trainer, folder: Path, settings: dict[str, Any], watch: Wa
     if saved.get("format") not in _FORMATS:
         raise FailureError(f"{checkpoint}: not a training state of this version. Delete it to start again")
     difference = differing(saved.get("settings") or {}, settings)
+    difference = difference or differing(saved.get("found", found), found)  # not told by earlier versions
     if difference:
         raise FailureError(
             f"{checkpoint}: an unfinished run with other settings ({difference}). "

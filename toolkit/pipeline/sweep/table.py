@@ -1,8 +1,11 @@
 """A sweep's folder: sweep.yaml, what was asked, and results.jsonl, a line for each cell that has ended.
 
     sweeps/<name>/sweep.yaml                   can be run again: kdtool sweep sweeps/<name>/sweep.yaml
-    sweeps/<name>/results.jsonl                in the order of the cells
+    sweeps/<name>/results.jsonl                in the order of the cells asked for last, then earlier ones
     sweeps/<name>/results-<i>-of-<n>.jsonl     the same, of one shard
+
+The table is of every cell that was ever asked for under that name: what all cells share must stay as it was
+(`file.need_same_study`), and sweep.yaml says what was asked last.
 
 A line holds `cell` (its value on each axis), `key` (of the run's settings; null where it could not be prepared),
 `status` (done or failed), and `run` (its folder's name), `settings`, `result` and `seconds`; or `error`, and `trace` of
@@ -22,7 +25,7 @@ from toolkit.core.files import whole_file
 from toolkit.formats.workspace import Workspace, checked_name
 
 if TYPE_CHECKING:  # these import torch, and who reads a table needs none
-    from toolkit.pipeline.sweep_request import Cell, Sweep
+    from toolkit.pipeline.sweep.request import Cell, Sweep
 
 Line = dict[str, Any]
 
@@ -71,16 +74,19 @@ def _damaged(path: Path, number: int, reason: str) -> FailureError:
 
 
 class Table:
-    """The lines of the cells asked for, on disk as they come."""
+    """The lines of the cells asked for, on disk as they come, with those of other cells, `kept` as they are."""
 
     def __init__(self, path: Path, cells: Iterable[Cell]) -> None:
         """Reads what is there. Raises FailureError for a damaged file."""
         self.path = path
         self._lines: dict[Cell, Line | None] = dict.fromkeys(cells)
+        self.kept: list[Line] = []
         asked = {_text(asdict(cell)): cell for cell in self._lines}
         for line in read_lines(path):
             cell = asked.get(_text(line["cell"]))
-            if cell is not None:
+            if cell is None:
+                self.kept.append(line)
+            else:
                 self._lines[cell] = line
 
     @property
@@ -93,9 +99,17 @@ class Table:
             if line is not None and line.get("key") != keys(cell):
                 self._lines[cell] = None
 
-    def done(self, cell: Cell) -> bool:
-        line = self._lines[cell]
-        return line is not None and line["status"] == "done"
+    def says(self, cells: Iterable[Cell], name: str, result: dict[str, Any]) -> bool:
+        """Whether the cells are the run of that name, with that result."""
+        ended = ("done", name, result)
+        lines = (self._lines[cell] or {} for cell in cells)
+        return all((line.get("status"), line.get("run"), line.get("result")) == ended for line in lines)
+
+    def not_done(self, cells: Iterable[Cell]) -> None:
+        """Forgets that the cells have ended well."""
+        for cell in cells:
+            if (self._lines[cell] or {}).get("status") == "done":
+                self._lines[cell] = None
 
     def put(self, cells: Iterable[Cell], key: str | None, status: str, **more: Any) -> None:
         """Lines for cells that are one run, without writing them."""
@@ -105,7 +119,7 @@ class Table:
     def write(self) -> None:
         """The whole table, or the one before it stays."""
         with whole_file(self.path) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in [*self.lines, *self.kept]))
 
 
 def _text(cell: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 from toolkit.core.children import end_with_parent
 from toolkit.core.errors import KdtoolError
+from toolkit.core.interrupts import Stopped
 from toolkit.core.locks import Locked
 from toolkit.core.progress import Tick
 from toolkit.formats.workspace import Workspace
@@ -53,20 +55,27 @@ class Failed(NamedTuple):
     trace: str | None
 
 
-class Busy(NamedTuple):
-    """Another process trains this very run."""
+class Later(NamedTuple):
+    """The run is to be taken up again: another process trains it, or this one alone was told to stop."""
+
+
+class Ready(NamedTuple):
+    """The process has started."""
 
 
 def serve(connection: Connection, how: How) -> None:
-    """Trains what arrives, a Run each time, until None does; sends Images, and then Done, Failed or Busy."""
+    """Trains what arrives, a Run each time, until None does; sends Ready, and of each Images, then Done, Failed or
+    Later."""
     end_with_parent()
+    os.dup2(2, 1)  # stdout is for the sweep's result, whatever a library's C code or its processes print
+    connection.send(Ready())
     while (run := connection.recv()) is not None:
         connection.send(_trained(run, how, connection))
 
 
-def _trained(run: Any, how: How, connection: Connection) -> Done | Failed | Busy:
+def _trained(run: Any, how: How, connection: Connection) -> Done | Failed | Later:
     from toolkit.pipeline.student import distill
-    from toolkit.pipeline.sweep_runs import finished
+    from toolkit.pipeline.sweep.resolve import finished
 
     start_s = time.perf_counter()
     try:
@@ -77,7 +86,9 @@ def _trained(run: Any, how: How, connection: Connection) -> Done | Failed | Busy
         return Done(name, result, time.perf_counter() - start_s)
     except Locked:
         time.sleep(_WAIT_S)
-        return Busy()
+        return Later()
+    except Stopped:
+        return Later()
     except KdtoolError as error:
         return Failed(str(error), None)
     except Exception as error:

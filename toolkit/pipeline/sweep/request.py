@@ -11,7 +11,7 @@ from typing import Any
 
 from toolkit.core.errors import UsageError
 from toolkit.core.hashing import checked_seed, fingerprint
-from toolkit.core.recipes import resolve_recipe
+from toolkit.core.recipes import check_one_length, resolve_recipe
 from toolkit.distill.losses import LOSSES
 from toolkit.distill.settings import DistillSettings
 from toolkit.formats.dataset import data_key
@@ -104,10 +104,7 @@ class Sweep:
                 settled.refuse_weights()
         self._need_used()
         resolve_recipe(self.recipe, self.epochs, self.batch_size, self.lr)
-        if self.epochs is not None and self.iterations is not None:
-            raise UsageError(
-                f"--epochs {self.epochs} and --iterations {self.iterations} both say how long: give one of them"
-            )
+        check_one_length(self.epochs, self.iterations)
         if self.views is not None and not re.fullmatch(r"all|(epochs:)?0*[1-9][0-9]*", self.views):
             raise UsageError(f"--views must be a number, 'all', or 'epochs:E', got '{self.views}'")
 
@@ -187,6 +184,11 @@ class Sweep:
         usual = {field.name: field.default for field in fields(self)}
         said = {name: value for name, value in asdict(self).items() if value != usual[name]}
         return {name.replace("_", "-"): list(value) if name in AXES else value for name, value in said.items()}
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What all cells share, by the names of the options."""
+        return {name.replace("_", "-"): value for name, value in asdict(self).items() if name not in AXES}
 
     @property
     def default_name(self) -> str:

@@ -14,12 +14,12 @@ from toolkit.core.hashing import fingerprint
 from toolkit.formats.bundle import Bundle, open_bundle
 from toolkit.formats.checkpoint import load_torch
 from toolkit.formats.workspace import Workspace
-from toolkit.pipeline.alpha_search import SEARCH, images_of
+from toolkit.pipeline.alpha_search import images_of
 from toolkit.pipeline.knowledge import Knowledge, load_knowledge
-from toolkit.pipeline.run_folder import earlier_result
+from toolkit.pipeline.run_folder import SEARCH, earlier_result
 from toolkit.pipeline.runtime import Compute
 from toolkit.pipeline.student_request import open_student_request
-from toolkit.pipeline.sweep_request import Cell, Sweep
+from toolkit.pipeline.sweep.request import Cell, Sweep
 from toolkit.training.run import CHECKPOINT, differing
 
 
@@ -82,6 +82,14 @@ def finished(workspace: Workspace, run: Run) -> tuple[str, dict[str, Any] | None
         if not _begun_otherwise(folder, run.settings):
             return name, None
     return name, None  # whoever trains there is told what is wrong with it
+
+
+def images_before(workspace: Workspace, name: str) -> int:
+    """How many images an unfinished run of that name was shown in the epochs that it will go on from."""
+    folder = workspace.run(name)
+    if not (folder / CHECKPOINT).is_file() or not (folder / "metrics.jsonl").is_file():
+        return 0
+    return sum(json.loads(line)["images"] for line in (folder / "metrics.jsonl").read_text().splitlines())
 
 
 def _begun_otherwise(folder: Path, settings: dict[str, Any]) -> bool:

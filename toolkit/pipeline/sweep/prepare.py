@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from toolkit.core.errors import FailureError
+from toolkit.core.imported import imported, is_reference
 from toolkit.core.locks import Locked
 from toolkit.core.progress import Progress, silent
 from toolkit.formats.dataset import PackedData, data_key, open_packed
@@ -21,12 +22,12 @@ from toolkit.formats.workspace import Workspace
 from toolkit.models.zoo import build_model
 from toolkit.pipeline.cache import cache_teacher
 from toolkit.pipeline.cache_request import slots_for
-from toolkit.pipeline.data import ensure_packed
+from toolkit.pipeline.data import check_dataset, ensure_packed
 from toolkit.pipeline.runtime import Compute, compute_on
-from toolkit.pipeline.score_sources import open_cache_of, teacher_of
+from toolkit.pipeline.score_sources import open_cache_of, teacher_for, teacher_of
 from toolkit.pipeline.subset import build_subsets
-from toolkit.pipeline.sweep_request import Cell, Sweep
-from toolkit.pipeline.sweep_runs import Run, resolve
+from toolkit.pipeline.sweep.request import Cell, Sweep
+from toolkit.pipeline.sweep.resolve import Run, resolve
 
 Note = Callable[[str], None]
 T = TypeVar("T")
@@ -56,7 +57,8 @@ class Prepared:
 @dataclass
 class _Ground:
     """What is there already for some cells of a sweep. `named` are teachers with a cache, by what the user calls them;
-    `slots` how many views are used, None for all; `failed` why a subset could not be built."""
+    `slots` how many views are used, None for all; `failed` why a subset could not be built; `lacks`, of a dry run, the
+    teachers whose targets a subset that is there has to get."""
 
     workspace: Workspace
     sweep: Sweep
@@ -66,6 +68,7 @@ class _Ground:
     named: dict[str | None, str] = field(default_factory=dict)
     subsets: dict[Chosen, str] = field(default_factory=dict)
     failed: dict[Chosen, str] = field(default_factory=dict)
+    lacks: dict[Chosen, list[str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, workspace: Workspace, sweep: Sweep, compute: Compute, data: PackedData) -> _Ground:
@@ -120,6 +123,11 @@ class _Ground:
             return
         self.subsets.update({one: result["name"] for one, result in zip(group, results, strict=True)})
 
+    def stands(self, cell: Cell) -> bool:
+        """Of a dry run, whether the subset is there, with the targets that the cell learns from."""
+        one = self.chosen(cell)
+        return one in self.subsets and not (cell.taught and self.named[cell.teacher] in self.lacks[one])
+
     def resolved(self, cells: Iterable[Cell]) -> tuple[list[Run], dict[Cell, str]]:
         unfit, asked = {}, {}
         for cell in cells:
@@ -143,6 +151,8 @@ def prepare(
     """Makes what these cells lack. A subset that cannot be built leaves its cells unfit, and stops no others; all else
     is refused at once. What another process is just making is waited for. Raises UsageError or FailureError."""
     compute = compute_on(sweep.device, sweep.precision)
+    if not _packed_in(workspace, sweep):
+        _check_names(workspace, sweep, cells)
     how: dict[str, Any] = {"data_dir": data_dir, "progress": progress}
     data = patiently(lambda: ensure_packed(workspace, sweep.dataset, limit=sweep.limit, **how), on_note)
     ground = _Ground.of(workspace, sweep, compute, data)
@@ -168,7 +178,8 @@ def survey(workspace: Workspace, sweep: Sweep, cells: list[Cell]) -> Prepared:
     """What `prepare` would make, in words, and the runs of cells that lack nothing. Writes nothing."""
     compute = compute_on(sweep.device, sweep.precision)
     folder = workspace.data(data_key(sweep.dataset, sweep.limit))
-    if not (folder / "data.json").is_file():
+    if not _packed_in(workspace, sweep):
+        _check_names(workspace, sweep, cells)
         return Prepared([], {}, [f"{folder}: the packed data; then caches and subsets, by what is in them"])
     ground = _Ground.of(workspace, sweep, compute, open_packed(folder))
     to_make = _missing_caches(ground, cells)
@@ -177,8 +188,25 @@ def survey(workspace: Workspace, sweep: Sweep, cells: list[Cell]) -> Prepared:
         to_make += _missing_subsets(ground, group)
     if len(ready) < len(cells):
         to_make.append("then the subsets and targets that wait for a cache")
-    runs, _ = ground.resolved(cell for cell in ready if ground.chosen(cell) in ground.subsets)
+    runs, _ = ground.resolved(filter(ground.stands, ready))
     return Prepared(runs, {}, list(dict.fromkeys(to_make)))
+
+
+def _packed_in(workspace: Workspace, sweep: Sweep) -> bool:
+    return (workspace.data(data_key(sweep.dataset, sweep.limit)) / "data.json").is_file()
+
+
+def _check_names(workspace: Workspace, sweep: Sweep, cells: list[Cell]) -> None:
+    """Raises UsageError or FailureError for data, teachers and architectures that are none: packing takes minutes."""
+    if check_dataset(sweep.dataset, sweep.limit) is None and is_reference(sweep.dataset):
+        imported(sweep.dataset, "--dataset")
+    for teacher in _teachers(cells):
+        teacher_for(workspace, teacher, sweep.dataset, sweep.limit)
+    for arch in sweep.arch:
+        if is_reference(arch):  # how many classes it will be asked for is not known yet
+            imported(arch, "--arch")
+        else:
+            build_model(arch, 2, sweep.width)
 
 
 def _missing_caches(ground: _Ground, cells: list[Cell]) -> list[str]:
@@ -195,18 +223,22 @@ def _missing_caches(ground: _Ground, cells: list[Cell]) -> list[str]:
 
 
 def _missing_subsets(ground: _Ground, group: list[Chosen]) -> list[str]:
-    """In words; the names of those that are there are noted."""
+    """In words, with the targets that are to be cut; the names of subsets that are there are noted."""
     try:
         results = ground.built(group, dry_run=True)
     except FailureError as error:
-        return [f"subsets by {one.method} of {one.frac:g}: {error}" for one in group]
-    ground.subsets |= {one: found["name"] for one, found in zip(group, results, strict=True) if found["there"]}
-    rows = ground.data.record.train_rows
-    return [
-        f"{ground.workspace.root / 'subsets' / found['name']}: {round(one.frac * rows):,} rows"
-        for one, found in zip(group, results, strict=True)
-        if not found["there"]
-    ]
+        if len(group) > 1:
+            return [line for one in group for line in _missing_subsets(ground, [one])]
+        return [f"subset by {group[0].method} of {group[0].frac:g}: {error}"]
+    lines = []
+    for one, found in zip(group, results, strict=True):
+        folder = ground.workspace.root / "subsets" / found["name"]
+        if found["there"]:
+            ground.subsets[one], ground.lacks[one] = found["name"], found["lacks"]
+            lines += [f"{folder}: the targets of {teacher}, to be cut again" for teacher in found["lacks"]]
+        else:
+            lines.append(f"{folder}: {round(one.frac * ground.data.record.train_rows):,} rows")
+    return lines
 
 
 def patiently(work: Callable[[], T], on_note: Note = lambda line: None) -> T:

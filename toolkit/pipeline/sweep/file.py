@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.core.errors import FailureError, UsageError, unknown_name
-from toolkit.formats.workspace import checked_name
-from toolkit.pipeline.sweep_request import AXES, Sweep
+from toolkit.formats.workspace import Workspace, checked_name
+from toolkit.pipeline.sweep.request import AXES, Sweep
+from toolkit.pipeline.sweep.table import sweep_folder
+from toolkit.training.run import differing
 
 
 def read_sweep(file: Path | None, options: Mapping[str, Any]) -> tuple[Sweep, str]:
@@ -29,6 +31,21 @@ def read_sweep(file: Path | None, options: Mapping[str, Any]) -> tuple[Sweep, st
         changed = any(key not in said or said[key] != value for key, value in given.items())
         name = file.stem if not changed else f"{file.stem}-{asked.default_name.rpartition('-')[2]}"
     return asked, checked_name(asked.default_name if name is None else name)
+
+
+def need_same_study(workspace: Workspace, name: str, asked: Sweep) -> None:
+    """Raises UsageError, naming how, where what all cells share is not what an earlier sweep of that name says: one
+    table would hold two studies."""
+    path = sweep_folder(workspace, name) / "sweep.yaml"
+    if not path.is_file():
+        return
+    earlier, _ = read_sweep(path, {})
+    difference = differing(earlier.shared, asked.shared)
+    if difference:
+        raise UsageError(
+            f"{path}: a sweep whose cells share other settings ({difference}). Give this one another --name, or delete "
+            f"{path.parent}: its runs stay"
+        )
 
 
 def _from_yaml(file: Path) -> dict[str, Any]:

@@ -12,15 +12,18 @@ from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 
-from toolkit.core.interrupts import Stop, stop_asked
-from toolkit.pipeline.sweep_runs import Run
-from toolkit.pipeline.sweep_worker import Busy, Done, Failed, How, Images, serve
+from toolkit.core.errors import FailureError
+from toolkit.core.interrupts import Stopped, stop_asked
+from toolkit.pipeline.sweep.resolve import Run
+from toolkit.pipeline.sweep.worker import Done, Failed, How, Images, Later, Ready, serve
 
 OnImages = Callable[[Run, int], None]
 OnEnd = Callable[[Run, Done | Failed], None]
 
 _POLL_S = 0.2  # how soon a stop is seen
 _GRACE_S = 60.0  # for a step and a checkpoint
+_LEAVE_S = 10.0  # for a process whose pipe has ended
+_GUARD = "if __name__ == '__main__':"
 
 
 class _Worker:
@@ -29,7 +32,7 @@ class _Worker:
     def __init__(self, how: How) -> None:
         spawn = multiprocessing.get_context("spawn")  # a fork would copy torch's threads half, and no GPU survives it
         self.run: Run | None = None
-        self.dead = False
+        self.ready = self.dead = False
         self.connection, theirs = spawn.Pipe()
         self.process = spawn.Process(target=serve, args=(theirs, how))
         with _inherited(how.threads):
@@ -47,18 +50,28 @@ class _Worker:
         with suppress(OSError):  # it has died: `messages` tells
             self.connection.send(run)
 
-    def messages(self) -> Iterator[Images | Done | Failed | Busy]:
-        """What it has sent; of one that died with a run on its hands, last of all that the run failed."""
+    def messages(self) -> Iterator[Images | Done | Failed | Later]:
+        """What it has sent; of one that died with a run on its hands, last of all what becomes of the run."""
         try:
             while self.connection.poll():
-                yield self.connection.recv()
+                message = self.connection.recv()
+                self.ready = True
+                if not isinstance(message, Ready):
+                    yield message
         except (EOFError, OSError):
-            self.process.join()  # the pipe ends when the process does
+            self._leave()  # the pipe ends when the process does
             self.dead = True
         if not self.dead and not self.process.is_alive() and not self.connection.poll():
             self.dead = True  # a process of its own may still hold the pipe
         if self.dead:
-            yield Failed(_how_it_died(self.process.exitcode), None)
+            code = self.process.exitcode
+            yield Later() if code == -signal.SIGTERM else Failed(_how_it_died(code), None)
+
+    def _leave(self) -> None:
+        self.process.join(_LEAVE_S)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
 
     def close(self) -> None:
         self.connection.close()
@@ -67,7 +80,8 @@ class _Worker:
 
 def train_all(runs: Sequence[Run], how: How, jobs: int, on_images: OnImages, on_end: OnEnd) -> int:
     """Trains all runs, `jobs` at a time, each told to `on_end` once. Returns 0, or the number of the signal that asked
-    to stop: then those under way have saved where they are, and nothing more is begun."""
+    to stop: then those under way have saved where they are, and nothing more is begun. So they have where `on_end`
+    raises. Raises FailureError where processes cannot start."""
     waiting, workers = deque(runs), list[_Worker]()
     with stop_asked() as stop:
         try:
@@ -75,7 +89,12 @@ def train_all(runs: Sequence[Run], how: How, jobs: int, on_images: OnImages, on_
                 _feed(workers, waiting, how, jobs)
                 for worker in _ready(workers):
                     _hear(worker, waiting, workers, on_images, on_end)
-            _end(workers, stop, on_end)
+            _end(workers, stop.number != 0, on_end)
+        except Stopped:  # at once
+            raise
+        except Exception:
+            _end(workers, True, lambda run, outcome: None)
+            raise
         finally:
             for worker in workers:
                 worker.process.kill()
@@ -87,7 +106,7 @@ def train_all(runs: Sequence[Run], how: How, jobs: int, on_images: OnImages, on_
 def _feed(workers: list[_Worker], waiting: deque[Run], how: How, jobs: int) -> None:
     """Gives every idle process a run, and starts new ones as long as there are runs for them."""
     for worker in workers:
-        if worker.run is None and waiting:
+        if worker.run is None and waiting and worker.process.is_alive():
             worker.give(waiting.popleft())
     while waiting and len(workers) < jobs:
         workers.append(_Worker(how))
@@ -102,6 +121,7 @@ def _ready(workers: list[_Worker]) -> list[_Worker]:
 
 def _hear(worker: _Worker, waiting: deque[Run], workers: list[_Worker], on_images: OnImages, on_end: OnEnd) -> None:
     for message in worker.messages():
+        _need_started(worker)
         run = worker.run
         if run is None:
             break
@@ -109,7 +129,7 @@ def _hear(worker: _Worker, waiting: deque[Run], workers: list[_Worker], on_image
             on_images(run, message.shown)
             continue
         worker.run = None
-        if isinstance(message, Busy):
+        if isinstance(message, Later):
             waiting.append(run)
         else:
             on_end(run, message)
@@ -118,11 +138,28 @@ def _hear(worker: _Worker, waiting: deque[Run], workers: list[_Worker], on_image
         worker.close()
 
 
-def _end(workers: list[_Worker], stop: Stop, on_end: OnEnd) -> None:
-    """Ends the processes: idle ones leave, those that train save first. A run that ends just now counts."""
+def _need_started(worker: _Worker) -> None:
+    """Raises FailureError for a process that ended by itself before it was there: so would every other."""
+    if worker.dead and not worker.ready and (worker.process.exitcode or 0) > 0:
+        raise FailureError(
+            f"a process of the sweep could not start (exit code {worker.process.exitcode}): what it said stands above. "
+            f"A Python script must call sweep under {_GUARD}"
+        )
+
+
+def refuse_unguarded() -> None:
+    """Ends a process of a sweep that, while it starts, imports a script which calls sweep again: with one line, as
+    nobody would catch an error here."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # what multiprocessing itself looks at
+        raise SystemExit(f"kdtool: this script starts a sweep wherever it is imported. Call it under {_GUARD}")
+
+
+def _end(workers: list[_Worker], told: bool, on_end: OnEnd) -> None:
+    """Ends the processes: idle ones leave, those that train are `told` and save first. A run that ends just now
+    counts."""
     for worker in workers:
         worker.dismiss()
-        if stop.number:
+        if told:
             worker.process.terminate()
     deadline_s = time.monotonic() + _GRACE_S
     while any(worker.process.is_alive() for worker in workers) and time.monotonic() < deadline_s:

@@ -15,12 +15,13 @@ from toolkit.core.progress import Progress, Tick, silent
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.runtime import compute_on
 from toolkit.pipeline.sources import check_source
-from toolkit.pipeline.sweep_pool import train_all
-from toolkit.pipeline.sweep_prepare import Prepared, prepare, survey
-from toolkit.pipeline.sweep_request import Cell, Sweep, label_of
-from toolkit.pipeline.sweep_runs import Run, finished
-from toolkit.pipeline.sweep_table import Table, results_path, write_asked
-from toolkit.pipeline.sweep_worker import Done, Failed, How
+from toolkit.pipeline.sweep.file import need_same_study
+from toolkit.pipeline.sweep.pool import refuse_unguarded, train_all
+from toolkit.pipeline.sweep.prepare import Prepared, prepare, survey
+from toolkit.pipeline.sweep.request import Cell, Sweep, label_of
+from toolkit.pipeline.sweep.resolve import Run, finished, images_before
+from toolkit.pipeline.sweep.table import Table, results_path, write_asked
+from toolkit.pipeline.sweep.worker import Done, Failed, How
 
 
 def sweep(
@@ -42,25 +43,33 @@ def sweep(
     What is missing is made first, by this process: packed data, caches, subsets. Then `jobs` processes (default: on
     CPUs as many as fit with `threads` each, 1 by default; one on a GPU) train cell after cell. A cell that fails is
     kept in the table and stops no other. Run again, finished cells are not trained again, half-trained ones go on, and
-    failed ones are tried again. `shard` (i, n) takes the i-th of n parts, a fixed choice of the distinct cells.
+    failed ones are tried again; cells of the same study that are not asked for now stay in the table. `shard` (i, n)
+    takes the i-th of n parts, a fixed choice of the distinct cells.
 
     With `dry_run` nothing is written: the result tells what there is to do. Raises UsageError or FailureError, and
     Stopped on SIGINT or SIGTERM.
     """
+    refuse_unguarded()
     jobs, threads = _shared_out(asked, jobs, threads)
     check_source(source)
     cells = part_of(asked, shard)
     path = results_path(workspace, name, shard)
+    need_same_study(workspace, name, asked)
+    if not cells:
+        distinct = len(set(map(asked.essence, asked.cells)))
+        on_note(f"--shard {shard[0]}/{shard[1]} has no cells: there are {distinct} distinct ones")
     if dry_run:
-        found = survey(workspace, asked, cells)
-        return _foreseen(workspace, asked, Table(path, cells), found, cells, jobs)
+        Table(path, cells)  # a damaged one is told
+        return _foreseen(workspace, asked, path, survey(workspace, asked, cells), cells, jobs)
     how = How(workspace, asked.device, asked.precision, asked.compile, threads, source, data_dir)
     with only_writer(path):
         course = _Course(asked, Table(path, cells), on_cell)
         prepared = prepare(workspace, asked, cells, data_dir, progress, on_note)
         write_asked(workspace, name, asked)
+        if course.table.kept:
+            on_note(f"{path}: cells asked for earlier that stay in it: {len(course.table.kept)}")
         remaining = course.begin(workspace, prepared)
-        with progress("sweep", sum(run.images for run in remaining), "img") as tick:
+        with progress("sweep", sum(map(course.to_show, remaining)), "img") as tick:
             course.tick = tick
             stopped = train_all(remaining, how, jobs, course.images, course.end) if remaining else 0
     if stopped:
@@ -114,6 +123,7 @@ class _Course:
     runs: int = 0
     ended: int = 0
     shown: dict[str, int] = field(default_factory=dict)
+    reasons: set[str] = field(default_factory=set)
 
     def begin(self, workspace: Workspace, prepared: Prepared) -> list[Run]:
         """The runs that are still to be trained; the table then holds those that are there, and the cells unfit."""
@@ -121,28 +131,33 @@ class _Course:
         self.table.keep_only(keys.get)
         remaining = []
         for run in prepared.runs:
-            if not all(map(self.table.done, run.cells)):
-                name, result = finished(workspace, run)
-                if result is None:
-                    remaining.append(run)
-                else:
-                    self._done(run, Done(name, result, 0.0))
+            name, result = finished(workspace, run)
+            if result is None:
+                remaining.append(run)
+                self.table.not_done(run.cells)
+                self.shown[run.key] = min(images_before(workspace, name), run.images)
+            elif not self.table.says(run.cells, name, result):
+                self._done(run, Done(name, result, 0.0))
         self.runs = len(prepared.runs) + len(prepared.unfit)
         self.ended = len(prepared.runs) - len(remaining)
         for cell, reason in prepared.unfit.items():
             self.table.put([cell], None, "failed", error=reason)
-            self._tell(label_of(cell, self.asked.varied), f"failed: {reason}")
+            self._tell(label_of(cell, self.asked.varied), self._failed(reason))
         self.table.write()
         return remaining
 
+    def to_show(self, run: Run) -> int:
+        """How many images the run has still to be shown."""
+        return run.images - self.shown[run.key]
+
     def images(self, run: Run, count: int) -> None:
-        """Counts no more than the run has: one that searches for alpha, or repeats an epoch, is shown more."""
-        count = min(count, run.images - self.shown.get(run.key, 0))
-        self.shown[run.key] = self.shown.get(run.key, 0) + count
+        """Counts no more than the run has: one that repeats an epoch is shown more."""
+        count = min(count, self.to_show(run))
+        self.shown[run.key] += count
         self.tick(count)
 
     def end(self, run: Run, outcome: Done | Failed) -> None:
-        self.images(run, run.images)  # what was shown before this process, or never will be
+        self.tick(-self.to_show(run))  # what another process showed it, or nobody will
         if isinstance(outcome, Done):
             self._done(run, outcome)
             agreement = outcome.result.get("agreement")
@@ -151,7 +166,7 @@ class _Course:
         else:
             trace = {} if outcome.trace is None else {"trace": outcome.trace}
             self.table.put(run.cells, run.key, "failed", error=outcome.error, settings=run.settings, **trace)
-            said = f"failed: {outcome.error}"
+            said = self._failed(outcome.error)
         self.table.write()
         self._tell(label_of(run.cells[0], self.asked.varied), said)
 
@@ -159,26 +174,32 @@ class _Course:
         ended = {"run": outcome.name, "settings": run.settings, "result": outcome.result, "seconds": outcome.seconds}
         self.table.put(run.cells, run.key, "done", **ended)
 
+    def _failed(self, error: str) -> str:
+        """What is the matter, in full the first time: a full disk stops every run, each with a path of its own."""
+        where, _, reason = error.partition(": ")
+        known = (reason or where) in self.reasons
+        self.reasons.add(reason or where)
+        return f"failed: {error}" if not known else "failed: " + (f"{where}: as above" if reason else "as above")
+
     def _tell(self, label: str, said: str) -> None:
         self.ended += 1
         self.on_cell(f"[{self.ended}/{self.runs}] {label}: {said}")
 
 
 def _foreseen(
-    workspace: Workspace, asked: Sweep, table: Table, found: Prepared, cells: list[Cell], jobs: int
+    workspace: Workspace, asked: Sweep, path: Path, found: Prepared, cells: list[Cell], jobs: int
 ) -> dict[str, Any]:
     """What a dry run tells: of each distinct cell its state, and what there is to make."""
     runs = {cell: run for run in found.runs for cell in run.cells}
-    table.keep_only(lambda cell: runs[cell].key if cell in runs else None)
     states: dict[Any, dict[str, Any]] = {}
     for cell in cells:
         run = runs.get(cell)
         same = asked.essence(cell) if run is None else run.key
         if same not in states:
-            done = run is not None and (table.done(cell) or finished(workspace, run)[1] is not None)
+            done = run is not None and finished(workspace, run)[1] is not None
             states[same] = {"cell": label_of(cell, asked.varied), "state": "done" if done else "to do"}
     return {
-        "path": str(table.path),
+        "path": str(path),
         "cells": len(cells),
         "runs": len(states),
         "done": sum(state["state"] == "done" for state in states.values()),
