@@ -597,10 +597,11 @@ def test_an_unfinished_cache_is_not_gone_on_with_by_another_teacher_of_its_name(
     def retrained(weights: dict[str, torch.Tensor]) -> None:
         next(iter(weights.values())).mul_(1.5)
 
-    other = a_teacher(tmp_path / "digits-resnet8.pt", retrained)
+    workspace = Path(shutil.copytree(unfinished, tmp_path / "copy"))
+    other = a_teacher(workspace / "teachers" / "digits-resnet8" / "teacher.pt", retrained)
     was, now = (load_checkpoint(path).fingerprint for path in (a_teacher(tmp_path / "packaged.pt"), other))
     words = f"(teacher_fingerprint was {was}, now {now})"
-    refused(unfinished, (*CACHE, "3", "--teacher", other), 1, BEGUN, words, NEXT)
+    refused(workspace, (*CACHE, "3"), 1, BEGUN, words, NEXT)
 
 
 def test_an_unfinished_cache_is_not_gone_on_with_on_other_views(unfinished: Path, tmp_path: Path):
