@@ -341,7 +341,7 @@ def test_a_stopped_search_goes_on_after_its_last_trial(work: Path, monkeypatch: 
     )
     folder = work / "runs" / "stopped"
     kept = json.loads((folder / "alpha.json").read_text())["trials"]
-    assert [trial["alpha"] for trial in kept] == [0.0, 0.3]
+    assert [trial["alpha"] for trial in kept] == [0.1, 0.3]
 
     until(99)
     with monkeypatch.context() as broken:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-CANDIDATES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
+# 0 is not among them: a student without the teacher is shown every view, and so another one than in these trials
+CANDIDATES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 
 
 def alpha_rule(fraction: float) -> float:
