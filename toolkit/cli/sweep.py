@@ -124,5 +124,6 @@ def runs(as_json: bool, **asked: Any) -> None:
         opt.note(f"skipped: {line}")
     for line in result["notes"]:
         opt.note(line)
-    told = [f"{result['count']} runs"] if result["rows"] else ["no runs"]
+    counted = f"{result['count']} run{'' if result['count'] == 1 else 's'}"
+    told = [counted if result["rows"] else "no runs"]
     opt.show(result, as_json, *([table(result["header"], result["cells"])] if result["rows"] else []), *told)
