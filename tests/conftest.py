@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from toolkit.cli import cli
+
+
+# A shell's background jobs ignore SIGINT, and so would all they start: tests of Ctrl-C would wait for ever
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def kdtool(*words: Any) -> Result:
