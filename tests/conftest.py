@@ -15,7 +15,6 @@ from click.testing import CliRunner, Result
 
 from toolkit.cli import cli
 
-
 # A shell's background jobs ignore SIGINT, and so would all they start: tests of Ctrl-C would wait for ever
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
