@@ -146,6 +146,15 @@ class PackedData:
         check_images(beton, record, made_by)
         return beton
 
+    def test_split_of(self, known: DataRecord) -> Beton:
+        """The test split, for a subset whose data are `known`. Raises FailureError when it is not the one it knows."""
+        if self.record.test_fingerprint != known.test_fingerprint:
+            raise FailureError(
+                f"{self.folder}: its test split ({self.record.test_fingerprint}) is not the one the subset knows "
+                f"({known.test_fingerprint}). Run: {pack_command(known.key)}"
+            )
+        return self.split("test")
+
 
 def open_packed(folder: Path) -> PackedData:
     """Raises FailureError where `folder` holds no packed data."""

@@ -59,7 +59,8 @@ def load_network(path: str | Path, arch: str | None = None) -> nn.Module:
     """
     import torch
 
-    from toolkit.models.zoo import build_model, load_weights
+    from toolkit.models.zoo import load_weights
+    from toolkit.pipeline.known_networks import built_for
 
     file = _in_folder(Path(path))
     checkpoint = _load(file)
@@ -67,12 +68,7 @@ def load_network(path: str | Path, arch: str | None = None) -> nn.Module:
         raise UsageError(f"{file}: its network is {checkpoint.arch}, not {arch}")
     if arch is None and is_reference(checkpoint.arch):
         raise UsageError(f"{file}: of a network of your own. Name it again: load_network(…, arch='{checkpoint.arch}')")
-    try:
-        network = build_model(checkpoint.arch, checkpoint.classes, checkpoint.width)
-    except UsageError as error:
-        if arch is not None:
-            raise
-        raise FailureError(f"{file}: names a network that can't be built ({error})") from error  # nobody asked for it
+    network = built_for(file, checkpoint.arch, checkpoint.classes, checkpoint.width, asked_for=arch is not None)
     load_weights(network, checkpoint.weights, str(file))
     network.input_mean, network.input_std = (torch.tensor(values) for values in (checkpoint.mean, checkpoint.std))
     return network.eval()

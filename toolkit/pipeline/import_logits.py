@@ -23,7 +23,7 @@ from toolkit.formats.beton import Beton
 from toolkit.formats.bundle import Bundle, open_bundle
 from toolkit.formats.cache import IMPORTED, CacheReader, CacheRecord, open_cache
 from toolkit.formats.cache_writing import CacheWriter
-from toolkit.formats.dataset import DataRecord, pack_command
+from toolkit.formats.dataset import DataRecord
 from toolkit.formats.encodings import Encoding, FullLogits, default_encoding
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.cache_content import CacheContent, write_cache
@@ -162,12 +162,7 @@ def _place(
 def _test_split(workspace: Workspace, data: DataRecord, data_dir: Path | None, progress: Progress) -> Beton:
     """Raises FailureError when it is not the one that a subset knows."""
     packed = ensure_packed(workspace, data.dataset, data_dir, data.limit, progress=progress, from_file=True)
-    if packed.record.test_fingerprint != data.test_fingerprint:
-        raise FailureError(
-            f"{packed.folder}: its test split ({packed.record.test_fingerprint}) is not the one the subset knows "
-            f"({data.test_fingerprint}). Run: {pack_command(data.key)}"
-        )
-    return packed.split("test")
+    return packed.test_split_of(data)
 
 
 def _check_slots(slots: int, data: DataRecord) -> None:

@@ -56,12 +56,7 @@ def network_of(
         named, channels = found.arch, found.width
     else:
         named, channels = str(arch), 16 if width is None else width
-    try:
-        model = build_model(named, data.classes, channels)
-    except UsageError as error:
-        if arch is not None:
-            raise
-        raise FailureError(f"{path}: names a network that can't be built ({error})") from error  # nobody asked for it
+    model = built_for(path, named, data.classes, channels, asked_for=arch is not None)
     if not isinstance(found, Checkpoint):
         found = _of_weights(without_prefixes(found, model.state_dict()), named, channels, data)
     load_weights(model, found.weights, str(path))
@@ -71,6 +66,17 @@ def network_of(
     placed = compute.place(model).eval()
     check_network(placed, named, data.classes, data.height, data.width, trains=False)
     return found, placed
+
+
+def built_for(path: Path, arch: str, classes: int, width: int, asked_for: bool) -> torch.nn.Module:
+    """The network of a file, without its weights. Raises FailureError for one that can't be built; where the user
+    `asked_for` it, UsageError."""
+    try:
+        return build_model(arch, classes, width)
+    except UsageError as error:
+        if asked_for:
+            raise
+        raise FailureError(f"{path}: names a network that can't be built ({error})") from error
 
 
 def new_network(arch: str, width: int, seed: int, data: DataRecord, compute: Compute) -> torch.nn.Module:

@@ -14,7 +14,7 @@ import numpy as np
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.formats.beton import Beton
 from toolkit.formats.bundle import open_bundle
-from toolkit.formats.dataset import SPLITS, DataRecord, open_packed, pack_command
+from toolkit.formats.dataset import SPLITS, DataRecord, open_packed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,10 +100,5 @@ def _images(folder: Path, split: str) -> _Images:
     if split == "train":
         return _Images(bundle.images(), bundle.indices_m, bundle.data)
     packed = open_packed(folder.resolve().parent.parent / "data" / bundle.data.key)
-    if packed.record.test_fingerprint != bundle.data.test_fingerprint:
-        raise FailureError(
-            f"{packed.folder}: its test split ({packed.record.test_fingerprint}) is not the one the subset knows "
-            f"({bundle.data.test_fingerprint}). Run: {pack_command(bundle.data.key)}"
-        )
-    beton = packed.split("test")
+    beton = packed.test_split_of(bundle.data)
     return _Images(beton, np.arange(len(beton)), bundle.data)

@@ -9,13 +9,12 @@ from typing import Any
 
 from torch import nn
 
-from toolkit.core.errors import FailureError
 from toolkit.core.locks import only_writer
 from toolkit.core.processes import ALONE, Processes, in_processes, refuse_in_processes
 from toolkit.core.progress import Progress, silent
 from toolkit.distill.losses import LOSSES, distillation_loss
 from toolkit.formats.bundle import Bundle
-from toolkit.formats.dataset import PackedData, pack_command
+from toolkit.formats.dataset import PackedData
 from toolkit.formats.workspace import Workspace
 from toolkit.models.zoo import images_seen
 from toolkit.pipeline.alpha_search import settled_alpha
@@ -164,12 +163,7 @@ def _test_data(workspace: Workspace, bundle: Bundle, data_dir: Path | None, prog
     """The packed test split. Raises FailureError when it is not the one the subset knows."""
     known = bundle.data
     packed = ensure_packed(workspace, known.dataset, data_dir, known.limit, progress=progress, from_file=True)
-    if packed.record.test_fingerprint != known.test_fingerprint:
-        raise FailureError(
-            f"{packed.folder}: its test split ({packed.record.test_fingerprint}) is not the one the subset knows "
-            f"({known.test_fingerprint}). Run: {pack_command(known.key)}"
-        )
-    packed.split("test")  # a damaged one is refused before hours of training, not after
+    packed.test_split_of(known)  # a damaged or another one is refused before hours of training, not after
     return packed
 
 
