@@ -2,32 +2,33 @@
 
     python -m benchmarks.sweep --save                # about half an hour on 2 cores
 
-ResNet-8 students of a random tenth of Fashion-MNIST, two seeds by four alphas, a few epochs each. The sweep trains them
-in single-threaded processes, as many as there are CPUs; "one after another" calls distill for each in this one process,
-which is warm, with as many threads as there are CPUs. Both train, evaluate and write eight whole runs each round, which
-are then deleted. Data, cache and subsets are made before, and looked for by the sweep each time; what its processes
-take to start counts.
+ResNet-8 students of a random tenth of Fashion-MNIST, two seeds by four alphas, a few epochs each. The sweep is the
+command, which trains them in single-threaded processes, as many as there are CPUs; its start and theirs count. One
+after another they are trained in this process, which is warm, and by eight `kdtool distill`, as one would without a
+sweep; both with as many threads as there are CPUs. Each trains, evaluates and writes eight whole runs each round, which
+are then deleted. Data, cache and subsets are made before.
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-from benchmarks.machine import facts, in_words, save, scratch
+from benchmarks.machine import KDTOOL, facts, in_words, save, scratch
 from benchmarks.rounds import Block, Contest, Work, in_turn, stopwatch
 from toolkit.core.device import available_cpus
 from toolkit.core.files import remove_folder
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.student import distill
-from toolkit.pipeline.sweep.command import sweep
 from toolkit.pipeline.sweep.prepare import prepare
 from toolkit.pipeline.sweep.request import Sweep
 from toolkit.pipeline.sweep.resolve import Run
 
-TOGETHER, APART = "a sweep", "one after another"
+TOGETHER, APART, COMMANDS = "a sweep", "one after another", "one command after another"
 PROMISED = 1.15  # on two cores
 
 
@@ -37,17 +38,36 @@ def students(dataset: str, fraction: float, epochs: int, cells: int = 8) -> Swee
     return Sweep((fraction,), alpha=alphas, seed=(0, 1), dataset=dataset, epochs=epochs, device="cpu")
 
 
-def together(workspace: Workspace, asked: Sweep) -> Block:
-    return _block(workspace, prepare(workspace, asked, asked.cells).runs, lambda: sweep(workspace, asked, "bench"))
+def together(workspace: Workspace, asked: Sweep, runs: list[Run]) -> Block:
+    words = _options(frac=asked.frac[0], dataset=asked.dataset, epochs=asked.epochs, device="cpu")
+    for option in ("alpha", "seed"):
+        words += [word for value in getattr(asked, option) for word in _options(**{option: value})]
+    return _block(workspace, runs, lambda: _kdtool(workspace, "sweep", *words))
 
 
-def apart(workspace: Workspace, asked: Sweep) -> Block:
-    runs = prepare(workspace, asked, asked.cells).runs
+def apart(workspace: Workspace, runs: list[Run]) -> Block:
+    def train() -> None:
+        for run in runs:
+            distill(workspace, device="cpu", threads=available_cpus(), **run.asked)
 
-    def all_of_them() -> list[float]:
-        return [distill(workspace, device="cpu", threads=available_cpus(), **run.asked)["top1"] for run in runs]
+    return _block(workspace, runs, train)
 
-    return _block(workspace, runs, all_of_them)
+
+def as_commands(workspace: Workspace, runs: list[Run]) -> Block:
+    def train() -> None:
+        for run in runs:
+            said = {name: run.asked[name] for name in ("subset", "alpha", "seed", "epochs")}
+            _kdtool(workspace, "distill", *_options(**said, device="cpu", threads=available_cpus()))
+
+    return _block(workspace, runs, train)
+
+
+def _options(**said: Any) -> list[str]:
+    return [word for name, value in said.items() for word in (f"--{name}", str(value))]
+
+
+def _kdtool(workspace: Workspace, *words: str) -> None:
+    subprocess.run([KDTOOL, *words, "-w", str(workspace.root)], check=True, capture_output=True)
 
 
 def _block(workspace: Workspace, runs: list[Run], train: Callable[[], object]) -> Block:
@@ -67,18 +87,25 @@ def _block(workspace: Workspace, runs: list[Run], train: Callable[[], object]) -
 
 def contest(folder: Path, asked: Sweep, rounds: int) -> Contest:
     workspace = Workspace(folder)
-    blocks = {TOGETHER: together(workspace, asked), APART: apart(workspace, asked)}
+    runs = prepare(workspace, asked, asked.cells).runs
+    blocks = {
+        TOGETHER: together(workspace, asked, runs),
+        APART: apart(workspace, runs),
+        COMMANDS: as_commands(workspace, runs),
+    }
     return in_turn(f"{len(asked.cells)} students", "img", blocks, rounds)
 
 
 def report(found: Contest) -> str:
-    ratio = found.ratio(TOGETHER, APART)
-    rates = ", ".join(f"{name} {median(rates):,.0f} img/s" for name, rates in found.rates.items())
-    return (
-        f"{found.name}: {rates}; the sweep is {ratio.median:.2f} times as fast (quartiles {ratio.low_quartile:.2f} – "
-        f"{ratio.high_quartile:.2f}; mean over mean {ratio.mean.ratio:.2f}, 95 % {ratio.interval}; "
-        f"{found.rounds} rounds; promised on two cores {PROMISED})"
-    )
+    lines = [f"{found.name}, {found.rounds} rounds; promised on two cores: {PROMISED} times as fast as {APART}"]
+    for name in (APART, COMMANDS):
+        ratio, rate = found.ratio(TOGETHER, name), median(found.rates[name])
+        lines.append(
+            f"a sweep, {median(found.rates[TOGETHER]):,.0f} img/s, is {ratio.median:.2f} times as fast as {name}, "
+            f"{rate:,.0f} img/s (quartiles {ratio.low_quartile:.2f} – {ratio.high_quartile:.2f}; mean over mean "
+            f"{ratio.mean.ratio:.2f}, 95 % {ratio.interval})"
+        )
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -94,11 +121,11 @@ def main() -> None:
         asked, rounds = students("digits", 0.1, 2, cells=4), 2
     with scratch() as folder:
         found = contest(folder, asked, rounds)
-    ratio = found.ratio(TOGETHER, APART)
     print(in_words(machine))
     print(report(found))
     if said.save:
-        how = {"asked": asked.to_record(), "promised": PROMISED, "ratio": ratio.to_record()}
+        ratios = {name: found.ratio(TOGETHER, name).to_record() for name in (APART, COMMANDS)}
+        how = {"asked": asked.to_record(), "promised": PROMISED, "ratios": ratios}
         print(save("sweep", {"machine": machine, **found.to_record(), **how}))
 
 

@@ -67,6 +67,12 @@ def test_a_shortcut_subsamples_and_pads_channels_with_zeros():
     assert torch.equal(block(x_bchw), expected)
 
 
+def test_a_shortcuts_gradient_stays_channels_last():
+    x_bchw = torch.rand(2, 16, 7, 7).to(memory_format=torch.channels_last).requires_grad_()
+    (gradient_bchw,) = torch.autograd.grad(BasicBlock(16, 32, stride=2).shortcut(x_bchw).sum(), x_bchw)
+    assert gradient_bchw.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize("arch", ["resnet8", "torchvision:squeezenet1_1"])
 def test_the_same_seed_builds_the_same_network(arch):
     torch.manual_seed(1)
