@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Difference(NamedTuple):
-    """The mean of n paired differences, its 95 % interval by Student's t, and their standard deviation."""
+    """The mean of n paired differences, its interval by Student's t, and their standard deviation."""
 
     mean: float
     low: float
@@ -19,14 +19,19 @@ class Difference(NamedTuple):
 
 
 def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
-    """Ours minus theirs, pair by pair. Raises ValueError for fewer than two pairs, or lists of different lengths."""
+    """Ours minus theirs, pair by pair, with the 95 % interval. Raises ValueError for fewer than two pairs, or lists of
+    different lengths."""
+    return mean_of([a - b for a, b in zip(ours, theirs, strict=True)])
+
+
+def mean_of(differences: Sequence[float], confidence: float = 0.95) -> Difference:
+    """Of differences, or of whatever else is 0 where there is no effect. Raises ValueError for fewer than two."""
     from scipy.stats import t
 
-    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     if len(differences) < 2:
         raise ValueError(f"an interval needs at least two pairs, got {len(differences)}")
     sigma = stdev(differences)
-    half = float(t.ppf(0.975, len(differences) - 1)) * sigma / math.sqrt(len(differences))
+    half = float(t.ppf((1 + confidence) / 2, len(differences) - 1)) * sigma / math.sqrt(len(differences))
     centre = mean(differences)
     return Difference(centre, centre - half, centre + half, sigma, len(differences))
 

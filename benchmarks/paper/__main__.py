@@ -1,0 +1,147 @@
+"""The paper's claims on real data: teachers, sweeps, and how each claim fell.
+
+    python -m benchmarks.paper                # all that is missing (hours: see the README), then the verdicts
+    python -m benchmarks.paper --report       # the verdicts of the runs that are in results/
+    python -m benchmarks.paper --full         # the paper's own recipe, for a GPU
+
+Stopped, the same command goes on. Everything is made by kdtool's own commands, which are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.keep_study import kept
+from benchmarks.machine import KDTOOL, facts, in_words, read_lines
+from benchmarks.paper import claims
+from benchmarks.paper.design import (
+    HARD,
+    NOISE,
+    SEEN,
+    SMALL,
+    WHOLE,
+    Data,
+    Options,
+    early,
+    full,
+    named,
+    seen,
+    studies,
+    words,
+)
+
+HERE = Path(__file__).parent
+WORKSPACE = Path("kdtool-work/paper")
+PRINTED = (
+    "Printed by `python -m benchmarks.paper --report` from the runs beside this page. What the claims are, and what "
+    "decides them: [the page above](../README.md)."
+)
+
+
+def kdtool(command: str, options: Options) -> list[dict[str, Any]]:
+    """The results of a command, which is shown as it is typed. Ends the study where it fails."""
+    typed = [command, *words(options)]
+    print(f"$ kdtool {shlex.join(typed)}", flush=True)
+    whole = [KDTOOL, *typed, "-w", str(WORKSPACE), "--json"]
+    done = subprocess.run(whole, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def make_teachers(data: Data) -> None:
+    training = {"recipe": data.recipe, "epochs": data.teacher_epochs}
+    for arch in data.teachers:
+        _train(data.of, named(arch), {**training, "arch": arch}, scored=arch != data.teachers[-1], snapshot=early(data))
+
+
+def make_noisy_teacher(data: Data) -> None:
+    kdtool("noise", {**data.of, "rate": NOISE})
+    training = {"recipe": data.recipe, "epochs": data.teacher_epochs, "arch": data.teachers[1]}
+    _train(data.noisy, named(data.teachers[1], noisy=True), training, scored=True, snapshot=early(data))
+
+
+def _train(of: Options, name: str, training: Options, scored: bool, snapshot: int) -> None:
+    """`scored`: with what the hard rows are chosen by."""
+    recorded = {"snapshots": snapshot} if scored else {"no-dynamics": True}
+    kdtool("train-teacher", {**of, "name": name, **training, **recorded})
+    if scored:
+        kdtool("cache-teacher", {**of, "teacher": name, "views": 1})
+        kdtool("score", {**of, "teacher": name, "score": [HARD["score"], f"el2n@{snapshot}"]})
+
+
+def make_seen(data: Data, seed: int) -> None:
+    """Teachers that saw nested parts of the data, trained from the seed that decides the parts too."""
+    part = {**data.of, "nested": True, "seed": seed, "index-only": True}
+    of_paper = data.recipe != "fast"
+    for fraction, epochs in SEEN.items():
+        training = {"recipe": data.recipe, "epochs": data.teacher_epochs if of_paper else epochs}
+        shown = {}
+        if fraction < WHOLE:
+            (made,) = kdtool("build-subset", {**part, "frac": fraction})
+            shown = {"subset": made["name"]}
+        asked = {**shown, **training, "arch": data.student, "seed": seed, "no-dynamics": True}
+        kdtool("train-teacher", {**data.of, "name": seen(fraction, seed), **asked})
+
+
+def keep(key: str, study: str, machine: dict[str, Any], folder: Path) -> None:
+    """A sweep's finished runs, as lines of results/."""
+    table = WORKSPACE / "sweeps" / f"{key}-{study}" / "results.jsonl"
+    lines = [json.loads(line) for line in table.read_text().splitlines()]
+    folder.mkdir(parents=True, exist_ok=True)
+    text = [json.dumps({"study": study, **kept(line, machine)}) for line in lines if line["status"] == "done"]
+    (folder / f"{key}-{study}.jsonl").write_text("".join(f"{line}\n" for line in text))
+
+
+def run(key: str, data: Data, folder: Path, only: str | None) -> None:
+    machine = facts()
+    make_teachers(data)
+    for study, asked in studies(data).items():
+        if only is not None and not study.startswith(only):
+            continue
+        if study.startswith("seen-s"):
+            make_seen(data, int(study.removeprefix("seen-s")))
+        if study == "noise":
+            make_noisy_teacher(data)
+        kdtool("sweep", {**asked, "name": f"{key}-{study}"})
+        keep(key, study, machine, folder)
+
+
+def report(sets: dict[str, Data], folder: Path) -> str:
+    """How each claim fell on each data set, as far as there are runs."""
+    parts = []
+    for key, data in sets.items():
+        lines = [line for path in sorted(folder.glob(f"{key}-*.jsonl")) for line in read_lines(path)]
+        if lines:
+            machines = sorted({in_words(line["machine"]) for line in lines})
+            hours = sum(line["seconds"] for line in lines) / 3600
+            what = f"{len(lines)} runs of {hours:.1f} hours together, by {'; '.join(machines)}."
+            parts.append(f"## {key}\n\n{claims.in_words(claims.verdicts(data, lines))}\n\n{what}\n")
+    return "\n".join(["# How the claims fell", "", PRINTED, "", *parts])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--report", action="store_true", help="train nothing")
+    parser.add_argument("--full", action="store_true", help="the paper's own recipe, for a GPU")
+    parser.add_argument("--data", action="append", help="one data set; again")
+    parser.add_argument("--only", help="studies whose names begin so")
+    asked = parser.parse_args()
+    sets = {f"{name}-full": full(name) for name in asked.data or ["fashion-mnist"]} if asked.full else SMALL
+    folder = HERE / ("results-full" if asked.full else "results")
+    for key, data in sets.items():
+        if not asked.report and (asked.full or not asked.data or key in asked.data):
+            run(key, data, folder, asked.only)
+    text = report(sets, folder)
+    print(text)
+    (folder / "verdicts.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()

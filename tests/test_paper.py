@@ -1,0 +1,110 @@
+"""The verdicts on the paper's claims are what the README's rules say of given accuracies."""
+
+import re
+from collections import Counter
+from itertools import product
+from math import log, prod
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.paper import claims
+from benchmarks.paper.design import FRACTIONS, SEEN, SMALL, WHOLE, Data, full, named, seen, studies, words
+from toolkit.cli import sweep as commands
+
+DATA = Data("digits", None, 3, 1, 1, 1)
+README = Path(claims.__file__).with_name("README.md").read_text()
+
+
+def line(study: str, frac: float, alpha: float, teacher: str, seed: int, top1: float, method: str = "random") -> Any:
+    cell = {"method": method, "frac": frac, "alpha": alpha, "teacher": teacher, "seed": seed}
+    return {"study": study, "cell": cell, "result": {"top1": top1}}
+
+
+def verdict(found: list[claims.Judged], claim: str, setting: str = "larger teacher") -> str:
+    (one,) = [one for one in found if (one.claim, one.setting) == (claim, setting)]
+    return one.verdict
+
+
+def pruned(gain: float, behind: float) -> list[Any]:
+    """Random and hard rows: KD gains so much, more where little is kept; with it hard rows are so far behind."""
+    teacher, lines = named("resnet20"), []
+    for frac, seed in product((*FRACTIONS, WHOLE), range(3)):
+        alone = 80 + 10 * frac + seed + 0.01 * seed * frac
+        taught = alone + gain / frac
+        lines += [line("alpha", frac, alpha, teacher, seed, top1) for alpha, top1 in ((0.0, alone), (1.0, taught))]
+        for study, method in [("forgetting", "hardest")] + [("methods", m) for m in ("hardest", "easiest", "moderate")]:
+            lines.append(line(study, frac, 0.0, teacher, seed, alone - behind, method))
+            lines.append(line(study, frac, 1.0, teacher, seed, taught - behind, method))
+    return lines
+
+
+def test_a_gain_everywhere_holds_and_a_loss_anywhere_fails():
+    found = claims.verdicts(DATA, pruned(gain=1.0, behind=1.0))
+    assert [verdict(found, claim) for claim in ("a1", "a2", "b1", "b2")] == [claims.HOLDS] * 4
+    found = claims.verdicts(DATA, pruned(gain=-1.0, behind=-1.0))
+    assert [verdict(found, claim) for claim in ("a1", "a2", "b1", "b2")] == [claims.FAILS] * 4
+
+
+def test_a_cell_without_runs_leaves_its_claim_undecided():
+    lines = [one for one in pruned(1.0, 1.0) if one["cell"]["method"] != "moderate"]
+    found = claims.verdicts(DATA, lines)
+    assert verdict(found, "a1") == claims.OPEN
+    assert verdict(found, "b1") == claims.HOLDS
+
+
+def test_random_half_with_the_teacher_is_compared_with_everything_without():
+    assert verdict(claims.verdicts(DATA, pruned(5.0, 1.0)), "c") == claims.HOLDS  # +10 against +5 for the other half
+    assert verdict(claims.verdicts(DATA, pruned(1.0, 1.0)), "c") == claims.FAILS
+
+
+@pytest.mark.parametrize(("sign", "expected"), [(-1, claims.HOLDS), (1, claims.FAILS)])
+def test_the_best_alpha_is_followed_over_fractions(sign: int, expected: str):
+    lines = []
+    for frac, alpha, seed in product((*FRACTIONS, WHOLE), claims.ALPHAS, range(3)):
+        best = 0.5 + sign * (0.1 + 0.01 * seed) * log(frac / FRACTIONS[2])
+        lines.append(line("alpha", frac, alpha, named("resnet20"), seed, 90 - (alpha - best) ** 2))
+    assert verdict(claims.verdicts(DATA, lines), "d") == expected
+
+
+def test_the_best_alpha_is_the_parabolas_top_within_the_grid():
+    assert claims.best_alpha((0.0, 0.5, 1.0), (0.0, 1.0, 0.0)) == pytest.approx(0.5)
+    assert claims.best_alpha((0.0, 0.5, 1.0), (0.0, 1.0, 1.9)) == 1.0
+    assert claims.best_alpha((0.0, 0.5, 1.0), (2.0, 0.0, 3.0)) == 1.0  # no top
+
+
+def test_more_data_for_the_teacher_is_judged_by_the_slope():
+    lines = [
+        line("seen-s0".replace("0", str(seed)), 0.1, 1.0, seen(saw, seed), seed, 80 + (1 + 0.1 * seed) * log(saw))
+        for saw, seed in product(SEEN, range(3))
+    ]
+    (judged,) = [one for one in claims.verdicts(DATA, lines) if one.claim == "f"]
+    assert judged.verdict == claims.HOLDS
+    slope = judged.cells["slope"]
+    assert slope is not None
+    assert slope.mean == pytest.approx(1.1)
+
+
+def test_every_claim_has_a_verdict_and_stands_in_the_readme():
+    found = {one.claim for one in claims.verdicts(DATA, [])}
+    assert found == set(re.findall(r"^\| ([a-g]\d?) \|", README, re.MULTILINE))
+
+
+@pytest.mark.parametrize(("key", "place"), [("fashion-mnist", 0), ("digits", 1)])
+def test_the_readme_counts_the_cells_of_every_sweep(key: str, place: int):
+    counted: Counter[str] = Counter()
+    for study, options in studies(SMALL[key]).items():
+        seeds = 1 if study.startswith("seen-s") else SMALL[key].seeds
+        lists = [value for value in options.values() if isinstance(value, (list, tuple)) and value]
+        counted[re.sub(r"^(seen|noise)-.*", r"\1", study)] += seeds * prod(map(len, lists))
+    said = re.findall(r"^\| `([a-z-]+?)(?:-s…)?`.*?\| *(\d+), (\d+) *\|$", README, re.MULTILINE)
+    assert counted == {study: int(cells[place]) for study, *cells in said}
+
+
+@pytest.mark.parametrize("data", [*SMALL.values(), full("cifar100")], ids=[*SMALL, "full"])
+def test_every_sweep_is_one_that_kdtool_knows(data: Data):
+    for options in studies(data).values():
+        said = commands.sweep.make_context("sweep", words(options)).params
+        assert said["frac"]
+        assert said["dataset"].startswith(data.dataset)
