@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.keep_study import kept
 from benchmarks.machine import KDTOOL, facts, in_words, read_lines
-from benchmarks.paper import claims
+from benchmarks.paper import claims, rule
 from benchmarks.paper.design import (
     HARD,
     NOISE,
@@ -114,16 +114,20 @@ def run(key: str, data: Data, folder: Path, only: str | None) -> None:
 
 
 def report(sets: dict[str, Data], folder: Path) -> str:
-    """How each claim fell on each data set, as far as there are runs."""
-    parts = []
-    for key, data in sets.items():
-        lines = [line for path in sorted(folder.glob(f"{key}-*.jsonl")) for line in read_lines(path)]
-        if lines:
-            machines = sorted({in_words(line["machine"]) for line in lines})
-            hours = sum(line["seconds"] for line in lines) / 3600
-            what = f"{len(lines)} runs of {hours:.1f} hours together, by {'; '.join(machines)}."
-            parts.append(f"## {key}\n\n{claims.in_words(claims.verdicts(data, lines))}\n\n{what}\n")
-    return "\n".join(["# How the claims fell", "", PRINTED, "", *parts])
+    """How each claim fell on each data set, and what rules for alpha lose, as far as there are runs."""
+    found = {
+        key: (data, [line for path in sorted(folder.glob(f"{key}-*.jsonl")) for line in read_lines(path)])
+        for key, data in sets.items()
+    }
+    parts = [_verdicts(key, data, lines) for key, (data, lines) in found.items() if lines]
+    return "\n\n".join(["# How the claims fell", PRINTED, *parts, "## Rules for alpha", rule.in_words(found)]) + "\n"
+
+
+def _verdicts(key: str, data: Data, lines: list[dict[str, Any]]) -> str:
+    machines = sorted({in_words(line["machine"]) for line in lines})
+    hours = sum(line["seconds"] for line in lines) / 3600
+    what = f"{len(lines)} runs of {hours:.1f} hours together, by {'; '.join(machines)}."
+    return f"## {key}\n\n{claims.in_words(claims.verdicts(data, lines))}\n\n{what}"
 
 
 def main() -> None:

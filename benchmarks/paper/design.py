@@ -50,7 +50,7 @@ class Data:
 
 
 SMALL = {
-    "digits": Data("digits", None, 10, 30, 200, 30),
+    "digits": Data("digits", None, 10, 60, 400, 40),
     "fashion-mnist": Data("fashion-mnist", 30_000, 5, 10, 600, 12),
 }
 
