@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN = $(VENV)/bin/
 export PYTHON
 
-.PHONY: help setup demo test test-all lint bench bench-live bench-students bench-gpu bench-scale
+.PHONY: help setup demo test test-all lint bench bench-live bench-students bench-gpu bench-scale paper paper-full
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | awk -F: '{printf "make %-14s %s\n", $$1, $$2}'
@@ -42,3 +42,9 @@ bench-students: setup ## five students from packing on, beside live-teacher runs
 
 bench-gpu: setup ## the same on a GPU (under 8 minutes; DATA=folder of Fashion-MNIST's files, where not downloaded)
 	@$(RUN)python -m benchmarks.throughput --gpu $(if $(DATA),--data-dir $(DATA))
+
+paper: setup ## the paper's claims on Fashion-MNIST and digits, and how each fell (at most 6 hours; a stopped one goes on)
+	@$(RUN)python -m benchmarks.paper
+
+paper-full: setup ## the same by the paper's own recipe, for a GPU (DATA=folder of CIFAR's and SVHN's files)
+	@$(RUN)python -m benchmarks.paper --full $(if $(DATA),--data-dir $(DATA))

@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.keep_study import kept
 from benchmarks.machine import KDTOOL, facts, in_words, read_lines
-from benchmarks.paper import claims, rule
+from benchmarks.paper import claims, headline, rule
 from benchmarks.paper.design import (
     HARD,
     NOISE,
@@ -38,6 +38,7 @@ from benchmarks.paper.design import (
 
 HERE = Path(__file__).parent
 WORKSPACE = Path("kdtool-work/paper")
+PAPERS = ("cifar10", "cifar100", "svhn")
 PRINTED = (
     "Printed by `python -m benchmarks.paper --report` from the runs beside this page. What the claims are, and what "
     "decides them: [the page above](../README.md)."
@@ -127,18 +128,35 @@ def _verdicts(key: str, data: Data, lines: list[dict[str, Any]]) -> str:
     machines = sorted({in_words(line["machine"]) for line in lines})
     hours = sum(line["seconds"] for line in lines) / 3600
     what = f"{len(lines)} runs of {hours:.1f} hours together, by {'; '.join(machines)}."
-    return f"## {key}\n\n{claims.in_words(claims.verdicts(data, lines))}\n\n{what}"
+    return "\n\n".join(
+        [f"## {key}", headline.in_words(data, lines), claims.in_words(claims.verdicts(data, lines)), what]
+    )
+
+
+def full_sets(asked: list[str] | None, data_dir: str | None) -> dict[str, Data]:
+    """The data sets asked for, else those of the paper that are here or can be downloaded, else Fashion-MNIST."""
+    there = asked or [name for name in PAPERS if _packed(name, data_dir)] or ["fashion-mnist"]
+    for name in asked or []:
+        kdtool("pack", {"dataset": name, "data-dir": data_dir})
+    return {f"{name}-full": full(name) for name in there}
+
+
+def _packed(name: str, data_dir: str | None) -> bool:
+    where = [] if data_dir is None else ["--data-dir", data_dir]
+    done = subprocess.run([KDTOOL, "pack", "--dataset", name, *where, "-w", str(WORKSPACE)], check=False)
+    return done.returncode == 0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--report", action="store_true", help="train nothing")
     parser.add_argument("--full", action="store_true", help="the paper's own recipe, for a GPU")
-    parser.add_argument("--data", action="append", help="one data set; again")
+    parser.add_argument("--data", action="append", choices=[*SMALL, *PAPERS], help="one data set; again")
+    parser.add_argument("--data-dir", help="with --full: where the files of CIFAR and SVHN lie, if not downloaded")
     parser.add_argument("--only", help="studies whose names begin so")
     asked = parser.parse_args()
-    sets = {f"{name}-full": full(name) for name in asked.data or ["fashion-mnist"]} if asked.full else SMALL
     folder = HERE / ("results-full" if asked.full else "results")
+    sets = full_sets(asked.data, asked.data_dir) if asked.full else SMALL
     for key, data in sets.items():
         if not asked.report and (asked.full or not asked.data or key in asked.data):
             run(key, data, folder, asked.only)
