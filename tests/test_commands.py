@@ -64,6 +64,7 @@ def test_help_lists_the_pipeline_in_order():
         "distill",
         "sweep",
         "runs",
+        "report",
         "evaluate",
         "export",
         "inspect",

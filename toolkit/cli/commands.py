@@ -10,6 +10,7 @@ import click
 from toolkit.cli import options as opt
 from toolkit.cli.exchange import export, import_logits
 from toolkit.cli.noise import noise
+from toolkit.cli.report import report
 from toolkit.cli.score import score
 from toolkit.cli.seeing import compare, inspect, show
 from toolkit.cli.sweep import runs, sweep
@@ -356,6 +357,7 @@ COMMANDS = [
     distill,
     sweep,
     runs,
+    report,
     evaluate,
     export,
     inspect,

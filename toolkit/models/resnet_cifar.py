@@ -29,8 +29,8 @@ class BasicBlock(nn.Module):
         if self.stride == 1 and self.extra_channels == 0:
             return x_bchw
         before = self.extra_channels // 2
-        # windows of one pixel subsample as slicing does; unlike slicing's, their gradient stays channels last (adding up
-        # two layouts is slow on a CPU)
+        # windows of one pixel subsample as slicing does; unlike slicing's, their gradient stays channels last: adding
+        # up two layouts is slow on a CPU
         x_bchw = F.avg_pool2d(x_bchw, kernel_size=1, stride=self.stride)
         return F.pad(x_bchw, (0, 0, 0, 0, before, self.extra_channels - before))
 

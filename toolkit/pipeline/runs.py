@@ -23,6 +23,7 @@ from toolkit.report.runs import (
     check_columns,
     compared,
     differing,
+    groups,
     in_order,
     ordered_by,
     shown,
@@ -34,9 +35,11 @@ _OF_TEACHER = ("teacher", "loss", "beta", "alpha", "temperature", "match", "view
 _OF_TRAINING = ("arch", "width", "weights", "recipe", "epochs", "batch_size", "lr", "precision", "device", "compiled")
 SETTINGS = ("dataset", *_OF_SUBSET, *_OF_TEACHER, "alpha_asked", *_OF_TRAINING, "processes", "seed")
 _ALPHAS = ("alpha", "alpha_asked")  # one setting: what was asked for, which may be a word, and the number it came to
+_BESIDE = ("threads", "student_images", "teacher_images_behind_targets")  # neither settings nor results
 # What a run and its partner must agree in: also what follows from the recipe. How long they train, see `compared`.
 _RECIPE = ("schedule", "momentum", "weight_decay", "nesterov", "warmup", "milestones")
 _PAIRED = [column for column in (*SETTINGS, "teacher_fingerprint", *_RECIPE) if column not in ("epochs", "alpha_asked")]
+_SAME = (*_PAIRED, "alpha_asked", "epochs", "iterations", "rows_fingerprint", "targets_fingerprint", "data_fingerprint")
 
 
 def runs(
@@ -61,9 +64,7 @@ def runs(
     """
     conditions = [Condition.parse(text, "--where") for text in where]
     baseline = [Condition.parse(text, "--against") for text in against]
-    names = None if sweep is None else _names_of(workspace, sweep)
-    found, skipped = _read(workspace, names)
-    notes = [] if names is None else _not_here(workspace, names)
+    found, skipped, notes = known_runs(workspace, sweep)
     check_columns([condition.column for condition in conditions], found, "--where")
     check_columns([condition.column for condition in baseline], found, "--against")
     rows = [row for row in found if all(condition.holds(row) for condition in conditions)]
@@ -71,22 +72,54 @@ def runs(
     if by is not None or baseline:
         if columns is not None:
             raise UsageError("--columns has no meaning with --by or --against: these say what is shown")
-        done = [row for row in rows if row["state"] == "done"]
-        named = _open(done) if by is None else _named(by, "--by", found)
-        averaged = averages(done, named)
-        if baseline:
-            partners, settings = _partners(found, conditions, baseline)
-            averaged = compared(done, named, baseline, settings, partners)
-            notes += _no_pairs(averaged, " and ".join(against))
-        rows, header = _sorted(ordered_by(averaged, named), sort), average_header(named, baseline)
-        cells = [average_cells(row, named) for row in rows]
+        named, averaged, more = means(found, conditions, baseline, None if by is None else _named(by, "--by", found))
+        rows, header = _sorted(averaged, sort), average_header(named, baseline)
+        cells, notes = [average_cells(row, named) for row in rows], [*notes, *more]
     else:
         rows = _sorted(rows, sort or "name")
         header = _columns(rows, columns)
         cells = [[shown(row.get(column), column) for column in header] for row in rows]
     if csv_file is not None:
-        _write_csv(csv_file, rows)
+        write_csv(csv_file, rows)
     return {"count": count, "rows": rows, "header": header, "cells": cells, "skipped": skipped, "notes": notes}
+
+
+def known_runs(workspace: Workspace, sweep: str | None = None) -> tuple[list[Row], list[str], list[str]]:
+    """The rows of all runs, or one sweep's; which runs have a record that cannot be read, and why; and what else is
+    missing. Raises UsageError, and FailureError where there is no such sweep."""
+    names = None if sweep is None else _names_of(workspace, sweep)
+    return *_read(workspace, names), [] if names is None else _not_here(workspace, names)
+
+
+def means(
+    found: list[Row], conditions: list[Condition], baseline: list[Condition], named: list[str] | None = None
+) -> tuple[list[str], list[Row], list[str]]:
+    """The columns averaged by (default: the settings that differ), the averages over those finished runs of which all
+    `conditions` hold, in the columns' order, and what is to be said of them; compared with the runs of which `baseline`
+    holds, where that says anything. A run that was done twice counts once. Raises UsageError."""
+    found, notes = once(found)
+    done = [row for row in found if row["state"] == "done" and all(one.holds(row) for one in conditions)]
+    named = _open(done) if named is None else named
+    if not baseline:
+        return named, ordered_by(averages(done, named), named), notes
+    partners, settings = _partners(found, conditions, baseline)
+    averaged = ordered_by(compared(done, named, baseline, settings, partners), named)
+    said = " and ".join(f"{one.column}{one.sign}{shown(one.value) or 'none'}" for one in baseline)
+    return named, averaged, [*notes, *_no_pairs(averaged, said)]
+
+
+def once(rows: list[Row]) -> tuple[list[Row], list[str]]:
+    """The rows without runs that are the same as a newer one in all settings and the seed, such as 3 epochs and as many
+    steps under another name; and what is to be said of that. They are no two repeats: chance was the same."""
+    newest: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda row: str(row.get("created"))):
+        key = repr([row.get(column) for column in _SAME]) if row["state"] == "done" else row["name"]
+        newest[key] = row
+    kept = {id(row) for row in newest.values()}
+    left = [str(row["name"]) for row in rows if id(row) not in kept]
+    several = f"{len(left)} runs ({left[0]}, …) are" if left[1:] else f"the run {left[0]} is" if left else ""
+    notes = [f"{several} the same as another in all settings and the seed: such count once"] if left else []
+    return [row for row in rows if id(row) in kept], notes
 
 
 def _partners(found: list[Row], conditions: list[Condition], baseline: list[Condition]) -> tuple[list[Row], list[str]]:
@@ -120,7 +153,14 @@ def _not_here(workspace: Workspace, names: set[str]) -> list[str]:
 def _open(done: list[Row]) -> list[str]:
     """The settings that are not the same in all runs, but for the seed. What alpha was asked for counts where it was
     by a word: then several numbers are one setting."""
-    return [column for column in _differing(done) if column not in ("seed", *RESULTS)]
+    named = [column for column in _differing(done) if column not in ("seed", *RESULTS)]
+    return [*named, *(["iterations"] if _other_steps(done, named) else [])]
+
+
+def _other_steps(done: list[Row], named: list[str]) -> bool:
+    """Whether runs that agree in the columns `named` were trained for different numbers of steps: some were stopped
+    within an epoch."""
+    return any(differing(members, ["iterations"]) for members in groups(done, named).values())
 
 
 def _differing(done: list[Row]) -> list[str]:
@@ -204,12 +244,21 @@ def _row(folder: Path, datasets: dict[str, str]) -> Row | None:
         begun = epochs or (folder / "checkpoint.pt").is_file()
         return {"name": folder.name, "state": f"epoch {epochs}", "top1": None} if begun else None
     record = read_json(path, "kdtool distill --force, with its settings")
+    row = row_of(folder.name, record, datasets)
+    if row is None:
+        raise FailureError(f"{path}: not the record of a run. Train it again: kdtool distill --force")
+    return row
+
+
+def row_of(name: str, record: Row, datasets: dict[str, str]) -> Row | None:
+    """The row of a finished run, of what run.json says; None where that is no record of a run. `datasets` names data
+    by their fingerprint."""
     settings, result, subset = record.get("settings"), record.get("result"), record.get("subset")
     if not (isinstance(settings, dict) and isinstance(result, dict) and isinstance(result.get("top1"), (int, float))):
-        raise FailureError(f"{path}: not the record of a run. Train it again: kdtool distill --force")
+        return None
     chosen = subset if isinstance(subset, dict) else {}
     row = {
-        "name": folder.name,
+        "name": name,
         "state": "done",
         "dataset": datasets.get(str(settings.get("data_fingerprint")), settings.get("data_fingerprint")),
         **_of_subset(chosen),
@@ -221,6 +270,8 @@ def _row(folder: Path, datasets: dict[str, str]) -> Row | None:
         "alpha_asked": record.get("alpha_asked"),  # 0.5 and later
         "alpha_found": result.get("alpha") if settings.get("alpha") == "search" else None,
         "created": record.get("created"),
+        "rows": chosen.get("rows"),
+        **{column: record.get(column) for column in _BESIDE},
     }
     return {**row, **{name: value for name, value in {**settings, **result}.items() if name not in row}}
 
@@ -231,7 +282,8 @@ def _of_subset(chosen: dict[str, Any]) -> Row:
     return {**found, "score": str(chosen.get("scored_by") or "").partition(" of ")[0] or None}
 
 
-def _write_csv(path: Path, rows: Sequence[Row]) -> None:
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """Every column that a row has, a line for each row."""
     text = io.StringIO()
     header = list(dict.fromkeys(column for row in rows for column in row))
     writer = csv.DictWriter(text, header, lineterminator="\n")

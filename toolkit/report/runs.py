@@ -147,7 +147,9 @@ def compared(
     """
     theirs = [row for row in (rows if partners is None else partners) if all(one.holds(row) for one in against)]
     named = {condition.column for condition in against}
-    shared = [column for column in settings if column not in named]
+    # what most tells them apart is looked at first: there may be thousands to find one partner among
+    apart = {column: len({str(row.get(column)) for row in theirs}) for column in settings if column not in named}
+    shared = sorted(apart, key=lambda column: -apart[column])
     compared_rows = []
     for average, members in zip(averages(rows, by), groups(rows, by).values(), strict=True):
         ours = [row for row in members if not any(row is one for one in theirs)]
@@ -160,6 +162,8 @@ def _partner(row: Row, theirs: Sequence[Row], shared: Sequence[str]) -> Row | No
     found = [one for one in theirs if all(_same(row, one, column) for column in shared) and _as_long(row, one)]
     if not found:
         return None
+    # of those that agree in epochs or in steps, those that agree in both
+    found = [one for one in found if _same(row, one, "epochs") and _same(row, one, "iterations")] or found
     differ = differing(found, shared)
     if differ:
         raise UsageError(

@@ -1,0 +1,37 @@
+"""kdtool report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from toolkit.cli import options as opt
+
+
+@click.command()
+@click.argument("files", type=click.Path(path_type=Path, dir_okay=False), nargs=-1)
+@click.option("--sweep", help="Only the runs of this sweep.")
+@click.option("--where", multiple=True, help="Only runs of which this holds: alpha=1, frac<=0.3; may be given again.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder, new, empty or a report's.  [default: the sweep's name, or runs, in reports/]",
+)
+@opt.common
+@opt.example("kdtool report --where recipe=fast")
+def report(as_json: bool, **asked: Any) -> None:
+    """Draw what runs came to: one HTML page, PNG and CSV files.  Reads runs/, or only FILES of JSON lines, such as a
+    sweep's results.jsonl; writes reports/<name>/.  Prints means, and paired differences from the runs without KD."""
+    from toolkit.pipeline.report import report as run
+    from toolkit.report.tables import table
+
+    result = run(**asked)
+    for line in result["skipped"]:
+        opt.note(f"skipped: {line}")
+    for line in result["notes"]:
+        opt.note(line)
+    missing = [f"not drawn: {title}: {why}" for title, why in result["not_drawn"].items()]
+    counted = f"{result['count']} run{'' if result['count'] == 1 else 's'}, {len(result['drawn'])} pictures"
+    opt.show(result, as_json, table(result["header"], result["cells"]), *missing, f"{counted}: {result['path']}")
