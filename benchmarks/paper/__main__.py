@@ -37,7 +37,7 @@ from benchmarks.paper.design import (
 )
 
 HERE = Path(__file__).parent
-WORKSPACE = Path("kdtool-work/paper")
+WORKSPACES = Path("kdtool-work/paper")
 PAPERS = ("cifar10", "cifar100", "svhn")
 PRINTED = (
     "Printed by `python -m benchmarks.paper --report` from the runs beside this page. What the claims are, and what "
@@ -45,39 +45,46 @@ PRINTED = (
 )
 
 
-def kdtool(command: str, options: Options) -> list[dict[str, Any]]:
+def kdtool(workspace: Path, command: str, options: Options) -> list[dict[str, Any]]:
     """The results of a command, which is shown as it is typed. Ends the study where it fails."""
-    typed = [command, *words(options)]
+    typed = [command, *words(options), "-w", str(workspace)]
     print(f"$ kdtool {shlex.join(typed)}", flush=True)
-    whole = [KDTOOL, *typed, "-w", str(WORKSPACE), "--json"]
+    whole = [KDTOOL, *typed, "--json"]
     done = subprocess.run(whole, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         sys.exit(done.returncode)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def make_teachers(data: Data) -> None:
+def make_teachers(here: Path, data: Data) -> None:
     training = {"recipe": data.recipe, "epochs": data.teacher_epochs}
     for arch in data.teachers:
-        _train(data.of, named(arch), {**training, "arch": arch}, scored=arch != data.teachers[-1], snapshot=early(data))
+        _train(
+            here,
+            data.of,
+            named(arch),
+            {**training, "arch": arch},
+            scored=arch != data.teachers[-1],
+            snapshot=early(data),
+        )
 
 
-def make_noisy_teacher(data: Data) -> None:
-    kdtool("noise", {**data.of, "rate": NOISE})
+def make_noisy_teacher(here: Path, data: Data) -> None:
+    kdtool(here, "noise", {**data.of, "rate": NOISE})
     training = {"recipe": data.recipe, "epochs": data.teacher_epochs, "arch": data.teachers[1]}
-    _train(data.noisy, named(data.teachers[1], noisy=True), training, scored=True, snapshot=early(data))
+    _train(here, data.noisy, named(data.teachers[1], noisy=True), training, scored=True, snapshot=early(data))
 
 
-def _train(of: Options, name: str, training: Options, scored: bool, snapshot: int) -> None:
+def _train(here: Path, of: Options, name: str, training: Options, scored: bool, snapshot: int) -> None:
     """`scored`: with what the hard rows are chosen by."""
     recorded = {"snapshots": snapshot} if scored else {"no-dynamics": True}
-    kdtool("train-teacher", {**of, "name": name, **training, **recorded})
+    kdtool(here, "train-teacher", {**of, "name": name, **training, **recorded})
     if scored:
-        kdtool("cache-teacher", {**of, "teacher": name, "views": 1})
-        kdtool("score", {**of, "teacher": name, "score": [HARD["score"], f"el2n@{snapshot}"]})
+        kdtool(here, "cache-teacher", {**of, "teacher": name, "views": 1})
+        kdtool(here, "score", {**of, "teacher": name, "score": [HARD["score"], f"el2n@{snapshot}"]})
 
 
-def make_seen(data: Data, seed: int) -> None:
+def make_seen(here: Path, data: Data, seed: int) -> None:
     """Teachers that saw nested parts of the data, trained from the seed that decides the parts too."""
     part = {**data.of, "nested": True, "seed": seed, "index-only": True}
     of_paper = data.recipe != "fast"
@@ -85,15 +92,15 @@ def make_seen(data: Data, seed: int) -> None:
         training = {"recipe": data.recipe, "epochs": data.teacher_epochs if of_paper else epochs}
         shown = {}
         if fraction < WHOLE:
-            (made,) = kdtool("build-subset", {**part, "frac": fraction})
+            (made,) = kdtool(here, "build-subset", {**part, "frac": fraction})
             shown = {"subset": made["name"]}
         asked = {**shown, **training, "arch": data.student, "seed": seed, "no-dynamics": True}
-        kdtool("train-teacher", {**data.of, "name": seen(fraction, seed), **asked})
+        kdtool(here, "train-teacher", {**data.of, "name": seen(fraction, seed), **asked})
 
 
-def keep(key: str, study: str, machine: dict[str, Any], folder: Path) -> None:
+def keep(here: Path, key: str, study: str, machine: dict[str, Any], folder: Path) -> None:
     """A sweep's finished runs, as lines of results/."""
-    table = WORKSPACE / "sweeps" / f"{key}-{study}" / "results.jsonl"
+    table = here / "sweeps" / study / "results.jsonl"
     lines = [json.loads(line) for line in table.read_text().splitlines()]
     folder.mkdir(parents=True, exist_ok=True)
     text = [json.dumps({"study": study, **kept(line, machine)}) for line in lines if line["status"] == "done"]
@@ -101,17 +108,17 @@ def keep(key: str, study: str, machine: dict[str, Any], folder: Path) -> None:
 
 
 def run(key: str, data: Data, folder: Path, only: str | None) -> None:
-    machine = facts()
-    make_teachers(data)
+    here, machine = WORKSPACES / key, facts()
+    make_teachers(here, data)
     for study, asked in studies(data).items():
         if only is not None and not study.startswith(only):
             continue
         if study.startswith("seen-s"):
-            make_seen(data, int(study.removeprefix("seen-s")))
+            make_seen(here, data, int(study.removeprefix("seen-s")))
         if study == "noise":
-            make_noisy_teacher(data)
-        kdtool("sweep", {**asked, "name": f"{key}-{study}"})
-        keep(key, study, machine, folder)
+            make_noisy_teacher(here, data)
+        kdtool(here, "sweep", {**asked, "name": study})
+        keep(here, key, study, machine, folder)
 
 
 def report(sets: dict[str, Data], folder: Path) -> str:
@@ -137,13 +144,15 @@ def full_sets(asked: list[str] | None, data_dir: str | None) -> dict[str, Data]:
     """The data sets asked for, else those of the paper that are here or can be downloaded, else Fashion-MNIST."""
     there = asked or [name for name in PAPERS if _packed(name, data_dir)] or ["fashion-mnist"]
     for name in asked or []:
-        kdtool("pack", {"dataset": name, "data-dir": data_dir})
+        kdtool(WORKSPACES / f"{name}-full", "pack", {"dataset": name, "data-dir": data_dir})
     return {f"{name}-full": full(name) for name in there}
 
 
 def _packed(name: str, data_dir: str | None) -> bool:
     where = [] if data_dir is None else ["--data-dir", data_dir]
-    done = subprocess.run([KDTOOL, "pack", "--dataset", name, *where, "-w", str(WORKSPACE)], check=False)
+    done = subprocess.run(
+        [KDTOOL, "pack", "--dataset", name, *where, "-w", str(WORKSPACES / f"{name}-full")], check=False
+    )
     return done.returncode == 0
 
 
