@@ -15,11 +15,12 @@ setup: ## install everything into .venv (Debian and Ubuntu; as root or with sudo
 demo: setup ## a tenth of Fashion-MNIST, a student with and without the teacher, and their table
 	@$(RUN)python -m benchmarks.demo
 
-test: setup lint ## the tests (a few minutes)
-	@$(RUN)python -m pytest -m "not long"
+test: setup lint ## the tests (ten minutes on two cores), a file a core; then the laws again, with every core at once
+	@OMP_NUM_THREADS=1 $(RUN)python -m pytest -m "not long" --numprocesses auto --dist loadfile
+	@$(RUN)python -m pytest -m "not long" tests/test_laws.py tests/test_resume.py
 
-test-all: setup lint ## the tests, and those that take minutes each
-	@$(RUN)python -m pytest
+test-all: test ## those that take minutes each too (half an hour)
+	@$(RUN)python -m pytest -m long
 
 lint: setup ## ruff and mypy
 	@$(RUN)ruff check .
