@@ -38,6 +38,7 @@ from benchmarks.paper.design import (
 
 HERE = Path(__file__).parent
 WORKSPACES = Path("kdtool-work/paper")
+MACHINE = ("cpu", "cores", "threads", "bfloat16", "gpu", "versions", "commit")  # of each line
 PAPERS = ("cifar10", "cifar100", "svhn")
 PRINTED = (
     "Printed by `python -m benchmarks.paper --report` from the runs beside this page. What the claims are, and what "
@@ -99,16 +100,19 @@ def make_seen(here: Path, data: Data, seed: int) -> None:
 
 
 def keep(here: Path, key: str, study: str, machine: dict[str, Any], folder: Path) -> None:
-    """A sweep's finished runs, as lines of results/."""
-    table = here / "sweeps" / study / "results.jsonl"
-    lines = [json.loads(line) for line in table.read_text().splitlines()]
+    """A sweep's finished runs, with the passes they cost, as lines of results/."""
+    lines = []
+    for line in read_lines(here / "sweeps" / study / "results.jsonl"):
+        if line["status"] == "done":
+            record = json.loads((here / "runs" / line["run"] / "run.json").read_text())
+            passes = {name: record[name] for name in ("student_images", "teacher_images_behind_targets")}
+            lines.append({"study": study, **kept(line, machine), **passes})
     folder.mkdir(parents=True, exist_ok=True)
-    text = [json.dumps({"study": study, **kept(line, machine)}) for line in lines if line["status"] == "done"]
-    (folder / f"{key}-{study}.jsonl").write_text("".join(f"{line}\n" for line in text))
+    (folder / f"{key}-{study}.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
 
 def run(key: str, data: Data, folder: Path, only: str | None) -> None:
-    here, machine = WORKSPACES / key, facts()
+    here, machine = WORKSPACES / key, {name: value for name, value in facts().items() if name in MACHINE}
     make_teachers(here, data)
     for study, asked in studies(data).items():
         if only is not None and not study.startswith(only):
