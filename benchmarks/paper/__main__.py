@@ -123,6 +123,8 @@ def run(key: str, data: Data, folder: Path, only: str | None) -> None:
             make_noisy_teacher(here, data)
         kdtool(here, "sweep", {**asked, "name": study})
         keep(here, key, study, machine, folder)
+    (drawn,) = kdtool(here, "report", {})
+    print(drawn["path"])
 
 
 def report(sets: dict[str, Data], folder: Path) -> str:
