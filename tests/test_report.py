@@ -18,6 +18,9 @@ from PIL import Image
 
 from tests.conftest import kdtool, made, refused
 from tests.test_startup import modules_of
+from toolkit.formats.workspace import Workspace
+from toolkit.pipeline.report_rows import given_rows
+from toolkit.pipeline.runs import known_runs, means
 from toolkit.report.accuracy import accuracy_plots, best_alpha, depth_of
 from toolkit.report.costs import cost_plots, pareto_front
 from toolkit.report.drawing import palette, picture
@@ -435,3 +438,138 @@ def test_a_panel_is_told_in_words_and_drawn_the_same_twice():
     assert picture(panel, colours) == picture(panel, colours)
     assert ratio_axis("f", [0.01, 0.011, 0.1, 1.0], str).log and not ratio_axis("f", [0.1, 0.3], str).log
     assert [place for place, _ in ratio_axis("f", [0.01, 0.011, 0.1, 1.0], str).ticks] == [0.01, 0.1, 1.0]
+
+
+def two_teachers_choose(work: Path) -> Path:
+    """The records of runs on rows that the teacher they have chose, with and without KD: two of the same setting that
+    differ by nothing but who chose."""
+    top1 = {"a": {0.0: (60, 62), 0.5: (70, 73)}, "b": {0.0: (40, 41), 0.5: (45, 44)}}
+    for (chooser, tops), seed in product(top1.items(), (0, 1)):
+        for alpha in (0.0, 0.5):
+            subset = {
+                "method": "hardest",
+                "fraction": 0.3,
+                "seed": seed,
+                "scored_by": f"el2n of {chooser}",
+                "rows": 431,
+            }
+            settings = {"data_fingerprint": "ab", "arch": "resnet8", "alpha": alpha, "seed": seed, "epochs": 1}
+            settings |= {"batch_size": 128, "iterations": 4, "rows_fingerprint": f"{chooser}{seed}"}
+            settings |= {"teacher": chooser, "temperature": 4.0} if alpha else {"teacher": None, "temperature": None}
+            result = {"top1": float(tops[alpha][seed]), "agreement": None}
+            folder = work / "runs" / f"{chooser}-{seed}-{alpha}"
+            folder.mkdir(parents=True)
+            record = {
+                "settings": settings,
+                "result": result,
+                "subset": subset,
+                "created": f"2026-01-0{1 + (chooser > 'a')}",
+            }
+            (folder / "run.json").write_text(json.dumps(record))
+    return work
+
+
+def test_rows_that_two_teachers_chose_are_two_ways_and_runs_pair_with_those_on_their_rows(tmp_path: Path):
+    work = two_teachers_choose(tmp_path)
+    rows = made("runs", "-w", work, "--against", "alpha=0")["rows"]
+    found = {one["chosen_by"]: one for one in rows if one["alpha"] == 0.5}
+    assert {name: (one["n"], one["difference"]) for name, one in found.items()} == {"a": (2, 10.5), "b": (2, 4.0)}
+    by_alpha = made("runs", "-w", work, "--by", "alpha", "--against", "alpha=0")["rows"]
+    assert [one["difference"] for one in by_alpha] == [None, (10 + 11 + 5 + 3) / 4]
+    ready = prepared(known_runs(Workspace(work))[0])
+    assert {one["way"] for one in ready} == {"hardest el2n by a", "hardest el2n by b"}
+    assert {len(group.rows) for group in groups_of(ready, ("frac",))} == {4}
+
+
+def test_runs_pair_only_with_those_on_the_same_rows():
+    rows = [row(80, alpha=0.0, rows_fingerprint="old"), row(85, rows_fingerprint="new")]
+    both = [{**one, "frac": frac} for one in rows for frac in (0.1, 0.3)]
+    assert plots_of(both)["gain-fraction"].why_not
+
+
+def test_a_file_tells_who_chose_by_the_name_of_the_subset(tmp_path: Path):
+    lines = [line_of(row(80, method="hardest", alpha=0.0)) for _ in range(2)]
+    for at, by in enumerate(("", "-by-small-resnet14")):
+        lines[at]["settings"]["subset"] = f"digits-hardest-el2n{by}-index-0.1-s0"
+        lines[at]["key"] = by
+    path = tmp_path / "two.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows, _, _ = given_rows([path])
+    assert [(one["score"], one["chosen_by"]) for one in rows] == [
+        ("el2n", "the usual teacher"),
+        ("el2n", "small-resnet14"),
+    ]
+
+
+def test_steps_within_an_epoch_are_no_epochs_whatever_else_is_there():
+    """Three epochs of 144, 431 and 718 rows are 6, 12 and 18 steps of 128."""
+    sizes = {0.1: (144, 6), 0.3: (431, 10), 0.5: (718, 18)}
+    rows = [row(80, frac=f, rows=n, iterations=steps, epochs=3, batch_size=128) for f, (n, steps) in sizes.items()]
+    assert [(length, len(part)) for length, part in by_length(prepared(rows))] == [
+        ("3 epochs", 2),
+        ("10 iterations", 1),
+    ]
+    assert means(rows, [], [])[0] == ["frac", "iterations"]
+    assert means([one for one in rows if one["frac"] != 0.3], [], [])[0] == ["frac"]
+
+
+def test_the_best_alphas_of_a_picture_are_of_one_grid_and_the_same_seeds():
+    """At 30 % alpha 0.9 is the best, which 10 % never tried; there seed 2, which 0.5 lacks, would make 1 the best."""
+    rows = [
+        row(80 + alpha * (1 - frac), frac=frac, alpha=alpha, seed=seed)
+        for frac in (0.1, 0.3)
+        for alpha in (0.0, 1.0)
+        for seed in (0, 1)
+    ]
+    rows += [row(90, frac=frac, alpha=0.5, seed=seed) for frac in (0.1, 0.3) for seed in (0, 1)]
+    rows += [row(99, frac=0.3, alpha=0.9, seed=seed) for seed in (0, 1)] + [row(120, frac=0.1, alpha=1.0, seed=2)]
+    rows += [row(95, frac=0.5, alpha=alpha, seed=seed) for seed, alpha in enumerate((0.0, 0.5, 1.0))]
+    (panel,) = plots_of(rows)["best-alpha"].panels
+    assert [(point.x, point.y, point.n) for point in points_of(panel, "random")] == [(0.1, 0.5, 2), (0.3, 0.5, 2)]
+    assert panel.held[-2:] == ("of α 0, 0.5, 1", "1 left out without a seed or three α in common")
+
+
+def test_one_odd_run_splits_no_other_average():
+    rows = [
+        row(80 + seed, alpha=alpha, frac=f, seed=seed) for f in (0.1, 0.3) for alpha in (0.0, 1.0) for seed in range(3)
+    ]
+    odd = row(50, frac=0.1, seed=9, subset_seed=0)
+    averaged = means([*rows, odd], [], [])[1]
+    assert sorted(one["n"] for one in averaged) == [1, 3, 3, 3, 3]
+    ready = prepared([*rows, odd])
+    assert [one["subset_seed"] for one in ready] == [None] * 12 + [0]
+    fixed = prepared([row(80, seed=seed, subset_seed=0) for seed in range(3)])
+    assert [one["subset_seed"] for one in fixed] == [0, 0, 0]
+
+
+def test_one_stalled_run_moves_no_cost():
+    rows = [row(80, frac=f, seed=seed, seconds=s) for f in (0.1, 0.3) for seed, s in enumerate((10 * f, 10 * f, 900))]
+    seconds = next(plot for plot in cost_plots(prepared(rows)) if plot.name == "cost-seconds")
+    assert [point.x for point in points_of(seconds.panels[0], "random, with KD")] == [1.0, 3.0]
+
+
+def test_what_teachers_differ_in_is_named():
+    rows = [row(80, teacher=name, views=views) for name, views in (("a", 2), ("b", 8))]
+    assert plots_of(rows)["accuracy-teacher"].why_not.endswith("agree in all else; these differ in views")
+
+
+def test_ticks_are_where_points_are():
+    rows = [*study(), row(99, frac=1.0, method="herding", alpha=0.0, iterations=1000)]
+    (gain, *_) = plots_of(rows)["gain-fraction"].panels
+    assert [place for place, _ in gain.x.ticks] == [0.1, 0.3]
+
+
+def test_a_report_of_some_runs_leaves_that_of_all(given: Path, tmp_path: Path):
+    words = ["--where", "frac<=0.1", "--where", "alpha=0"]
+    found = made("report", given, "-w", tmp_path, *words)
+    assert Path(found["path"]).parent.name == "study-frac-to-0.1-alpha-is-0"
+    assert any(note.startswith("alpha=0: nothing to compare") for note in found["notes"])
+
+
+def test_costs_have_round_ticks():
+    rows = [
+        row(80 + at, frac=f, rows=7, seconds=s) for at, (f, s) in enumerate(((0.1, 1.37), (0.3, 1.41), (0.5, 19.3)))
+    ]
+    seconds = next(plot for plot in cost_plots(prepared(rows)) if plot.name == "cost-seconds").panels[0]
+    assert seconds.x.log and not seconds.x.ticks
+    assert picture(seconds, palette(line.hue for line in seconds.lines))

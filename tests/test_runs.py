@@ -278,3 +278,16 @@ def test_a_sweep_is_shown_averaged_over_its_seeds_with_its_failures():
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in shown.splitlines()]
     assert cells[0] == ["alpha", "top1", "agreement", "n", "failed"]
     assert cells[2:] == [["0", "81.00 ± 1.41", "", "2", "0"], ["1", "90.00", "", "1", "1"]]
+
+
+def test_partners_of_as_many_epochs_end_at_their_ends():
+    """Of 431 rows and batches of 128, 12 steps are 3 epochs, and 10 steps are none."""
+    shared = {"frac": 0.3, "epochs": 3, "rows": 431, "batch_size": 128, "state": "done"}
+    rows = [
+        {**shared, "alpha": 1.0, "iterations": 12, "top1": 90.0},
+        {**shared, "alpha": 0.0, "iterations": 10, "top1": 80.0},
+    ]
+    against = [Condition.parse("alpha=0", "--against")]
+    assert [row["pairs"] for row in compared(rows, ["alpha"], against, ["frac", "alpha"])] == [0, 0]
+    rows[1]["iterations"] = 12
+    assert [row["pairs"] for row in compared(rows, ["alpha"], against, ["frac", "alpha"])] == [1, 0]

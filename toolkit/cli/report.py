@@ -17,13 +17,14 @@ from toolkit.cli import options as opt
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder, new, empty or a report's.  [default: the sweep's name, or runs, in reports/]",
+    help="Folder, new, empty or a report's.  [default: in reports/, the sweep's name, or runs, and --where]",
 )
 @opt.common
 @opt.example("kdtool report --where recipe=fast")
 def report(as_json: bool, **asked: Any) -> None:
-    """Draw what runs came to: one HTML page, PNG and CSV files.  Reads runs/, or only FILES of JSON lines, such as a
-    sweep's results.jsonl; writes reports/<name>/.  Prints means, and paired differences from the runs without KD."""
+    """Draw what runs came to: one HTML page, PNG and CSV files.  Reads runs/, or only FILES of JSON lines that
+    have what a sweep's results.jsonl has; writes reports/<name>/.  Prints means, and paired differences from the runs
+    without KD."""
     from toolkit.pipeline.report import report as run
     from toolkit.report.tables import table
 

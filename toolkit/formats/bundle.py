@@ -27,8 +27,8 @@ from toolkit.core.records import record_of
 from toolkit.formats.beton import Beton, open_beton
 from toolkit.formats.dataset import DataRecord, check_images
 from toolkit.formats.weights import WEIGHTS, read_weights, weights_fingerprint
+from toolkit.formats.workspace import IMPORTED_SCORES
 
-IMPORTED_SCORES = "the imported scores"  # whose a score is that came from outside: no teacher's
 _MADE_BY = "kdtool build-subset --force, with its --frac and other settings"
 _CHOSEN = ("rows_fingerprint", "weights_fingerprint")  # settings that follow from all others
 

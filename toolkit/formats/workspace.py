@@ -8,6 +8,7 @@ from pathlib import Path
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.files import read_json
 
+IMPORTED_SCORES = "the imported scores"  # whose a score is that came from outside: no teacher's
 _NAME_BYTES = 200  # a file system's 255, less what the temporary and the lock file add
 
 

@@ -13,12 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from toolkit.core.errors import FailureError, UsageError, unknown_name
-from toolkit.formats.bundle import IMPORTED_SCORES
 from toolkit.formats.cache import CacheReader
 from toolkit.formats.dataset import DataRecord, PackedData, cache_command
 from toolkit.formats.dynamics import open_dynamics
 from toolkit.formats.scores_file import ScoresReader, open_scores
-from toolkit.formats.workspace import Workspace, checked_name
+from toolkit.formats.workspace import IMPORTED_SCORES, Workspace, checked_name
 from toolkit.pipeline.known_teachers import PRETRAINED_FOLDER, find_teacher
 from toolkit.pipeline.score_compute import computable, lacking_views
 from toolkit.pipeline.score_sources import (

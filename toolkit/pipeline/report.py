@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from toolkit.report.learning import learning_plots
 from toolkit.report.page import Page, Picture, Section, html_page, picture_of
 from toolkit.report.panels import HELD, prepared
 from toolkit.report.plots import Plot, table_of
-from toolkit.report.runs import Condition, Row, average_cells, average_header, check_columns, differing
+from toolkit.report.runs import Condition, Row, average_cells, average_header, check_columns, differing, shown
 
 RECORD = "report.json"
 _RAN = {  # what the header of a page tells of all runs
@@ -33,6 +34,7 @@ _RAN = {  # what the header of a page tells of all runs
     "precision": "precision",
     "threads": "threads",
 }
+_SIGNS = {"=": "is", "!=": "not", ">=": "from", "<=": "to", ">": "above", "<": "below"}  # in a folder's name
 _ARTIFACTS = ("data", "teachers", "scores", "subsets", "runs", "sweeps")
 _READ = (
     "Accuracy on the test split after the last epoch, in percent: mean ± standard deviation over n runs. The "
@@ -59,8 +61,8 @@ def report(
     where: Sequence[str] = (),
     out: Path | None = None,
 ) -> dict[str, Any]:
-    """Writes the folder `out` (default: reports/<sweep, or files, or runs> of the workspace): report.html, a PNG file
-    of every picture, a CSV file of every table, and report.json, which names them.
+    """Writes the folder `out` (default: reports/<sweep, or files, or runs, and `where`> of the workspace): report.html,
+    a PNG file of every picture, a CSV file of every table, and report.json, which names them.
 
     Of the workspace's runs, or one sweep's, as `kdtool runs` sees them; or of `files` alone, of lines as a sweep's
     results.jsonl has. `where` keeps the runs of which all of it holds. An older report in `out` is replaced as a whole.
@@ -77,7 +79,7 @@ def report(
     done = [row for row in rows if row["state"] == "done"]
     if not done:
         raise FailureError(_no_runs(read, where))
-    folder = workspace.root / "reports" / read.folder if out is None else out
+    folder = workspace.root / "reports" / _folder(read, conditions) if out is None else out
     _check_out(workspace, folder)
     told = with_costs(done, None if files else workspace)
     drawn = _drawn(workspace if not files else None, told)
@@ -124,7 +126,9 @@ def report(
 def _of_workspace(workspace: Workspace, sweep: str | None) -> _Read:
     rows, skipped, notes = known_runs(workspace, sweep)
     title = f"Runs of {workspace.root}" if sweep is None else f"Sweep {sweep}"
-    return _Read(title, "runs" if sweep is None else sweep, rows, skipped, notes, [])
+    return _Read(
+        title, "runs" if sweep is None else "sweep-runs" if sweep == "runs" else sweep, rows, skipped, notes, []
+    )
 
 
 def _of_files(files: Sequence[Path]) -> _Read:
@@ -132,6 +136,12 @@ def _of_files(files: Sequence[Path]) -> _Read:
     stems = [path.parent.name if path.stem.startswith("results") and path.parent.name else path.stem for path in files]
     name = "-".join(dict.fromkeys(stems))[:80].strip(" .-") or "files"
     return _Read(f"Runs of {', '.join(path.name for path in files)}", checked_name(name), rows, [], notes, machines)
+
+
+def _folder(read: _Read, conditions: Sequence[Condition]) -> str:
+    """A report of some runs does not take the place of that of all."""
+    said = [f"{one.column}-{_SIGNS[one.sign]}-{shown(one.value) or 'none'}" for one in conditions]
+    return checked_name("-".join([read.folder, *(re.sub(r"[^\w.]+", "-", one).strip("-.") for one in said)])[:120])
 
 
 def _no_runs(read: _Read, where: Sequence[str]) -> str:
@@ -218,9 +228,9 @@ def _sheets(workspace: Workspace | None, rows: list[Row]) -> tuple[list[Picture]
 def _means(rows: list[Row], conditions: list[Condition]) -> tuple[list[str], list[Row], list[str]]:
     """As `kdtool runs --against alpha=0`; without differences, and why, where there is no one run to pair with."""
     try:
-        return means(rows, conditions, [NO_KD])
+        return means(rows, conditions, [NO_KD], option="")
     except UsageError as error:
-        return *means(rows, conditions, [])[:2], [f"no paired differences: {error}"]
+        return *means(rows, conditions, [])[:2], [f"no paired differences, as kdtool runs says: {error}"]
 
 
 def _facts(read: _Read, rows: list[Row], where: Sequence[str]) -> list[tuple[str, str]]:
@@ -236,7 +246,8 @@ def _facts(read: _Read, rows: list[Row], where: Sequence[str]) -> list[tuple[str
         if column not in other and rows[0].get(column) not in (None, []) and column not in _RAN.values()
     ]
     facts += [("the same in all", ", ".join(same))] if same else []
-    return [*facts, ("machines", "; ".join(dict.fromkeys(map(_machine, read.machines))) or "not in the runs' records")]
+    machines = "; ".join(dict.fromkeys(map(_machine, read.machines)))
+    return [*facts, *([("machines", machines)] if machines else [])]
 
 
 def _by_number(text: str) -> tuple[float, str]:

@@ -31,9 +31,10 @@ _KINDS: dict[str, Any] = {  # of what pictures reckon with
     **dict.fromkeys(("teacher_images_behind_targets", "center", "drop_hardest"), (*_NUMBER, _NONE)),
     "alpha_asked": (*_NUMBER, str, _NONE),
 }
+_USUAL = "the usual teacher"
 # A subset's name as build-subset makes it: <data set>-<method><ways>-<fraction>-s<seed>
 _WAYS = re.compile(
-    r"(?:-(?P<score>(?!by-|global|nested|index|min\d|[bc][0-9.])[\w@.]+))?(?:-by-.+?)??(?:-c(?P<center>[0-9.]+))?"
+    r"(?:-(?P<score>(?!by-|global|nested|index|min\d|[bc][0-9.])[\w@.]+))?(?:-by-(?P<by>.+?))??(?:-c(?P<center>[0-9.]+))?"
     r"(?:-b(?P<drop_hardest>[0-9.]+))?(?P<flat>-global)?(?P<nested>-nested)?(?:-min(?P<min_per_class>\d+))?(?:-index)?"
     r"-(?P<fraction>[0-9.e-]+)-s(?P<seed>\d+)"
 )
@@ -134,9 +135,21 @@ def _chosen(line: dict[str, Any], settings: Row, cell: Row) -> tuple[Row, str | 
     if found is None:
         return chosen, None
     numbers = {part: float(found[part]) for part in ("center", "drop_hardest") if found[part]}
-    ways = {"scored_by": found["score"], "balance": not found["flat"], "nested": bool(found["nested"])}
+    # the name tells a teacher only where it is not the data set's own
+    aided = found["by"] or (_USUAL if _needs_teacher(method) else None)
+    ways = {
+        "scored_by": found["score"],
+        "features_of": aided,
+        "balance": not found["flat"],
+        "nested": bool(found["nested"]),
+    }
     more = {"min_per_class": int(found["min_per_class"] or 1), "seed": int(found["seed"])}
     return {**chosen, **ways, **numbers, **more}, dataset
+
+
+def _needs_teacher(method: Any) -> bool:
+    known = METHODS.get(str(method))
+    return known is not None and bool(known.needs)
 
 
 def _is_history(history: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.files import read_json, whole_file
-from toolkit.formats.workspace import Workspace
+from toolkit.formats.workspace import IMPORTED_SCORES, Workspace
 from toolkit.pipeline.sweep.table import read_lines, sweep_folder
 from toolkit.report.runs import (
     RESULTS,
@@ -27,10 +27,13 @@ from toolkit.report.runs import (
     in_order,
     ordered_by,
     shown,
+    subset_seeds,
+    whole_epochs,
 )
 
 # What decides a run, in the order that columns are shown in; the first part is of its subset.
-_OF_SUBSET = ("frac", "method", "score", "center", "drop_hardest", "balance", "nested", "min_per_class", "subset_seed")
+_OF_WAY = ("method", "score", "chosen_by", "center", "drop_hardest", "balance", "nested", "min_per_class")
+_OF_SUBSET = ("frac", *_OF_WAY, "subset_seed")
 _OF_TEACHER = ("teacher", "loss", "beta", "alpha", "temperature", "match", "views")
 _OF_TRAINING = ("arch", "width", "weights", "recipe", "epochs", "batch_size", "lr", "precision", "device", "compiled")
 SETTINGS = ("dataset", *_OF_SUBSET, *_OF_TEACHER, "alpha_asked", *_OF_TRAINING, "processes", "seed")
@@ -39,6 +42,7 @@ _BESIDE = ("threads", "student_images", "teacher_images_behind_targets")  # neit
 # What a run and its partner must agree in: also what follows from the recipe. How long they train, see `compared`.
 _RECIPE = ("schedule", "momentum", "weight_decay", "nesterov", "warmup", "milestones")
 _PAIRED = [column for column in (*SETTINGS, "teacher_fingerprint", *_RECIPE) if column not in ("epochs", "alpha_asked")]
+_BUT_SEEDS = [column for column in (*_PAIRED, "alpha_asked", "epochs", "iterations") if not column.endswith("seed")]
 _SAME = (*_PAIRED, "alpha_asked", "epochs", "iterations", "rows_fingerprint", "targets_fingerprint", "data_fingerprint")
 
 
@@ -92,20 +96,34 @@ def known_runs(workspace: Workspace, sweep: str | None = None) -> tuple[list[Row
 
 
 def means(
-    found: list[Row], conditions: list[Condition], baseline: list[Condition], named: list[str] | None = None
+    found: list[Row],
+    conditions: list[Condition],
+    baseline: list[Condition],
+    named: list[str] | None = None,
+    option: str = "--against ",
 ) -> tuple[list[str], list[Row], list[str]]:
     """The columns averaged by (default: the settings that differ), the averages over those finished runs of which all
     `conditions` hold, in the columns' order, and what is to be said of them; compared with the runs of which `baseline`
-    holds, where that says anything. A run that was done twice counts once. Raises UsageError."""
-    found, notes = once(found)
+    holds, where that says anything; a note of that begins with `option`. A run that was done twice counts once. Raises
+    UsageError."""
+    found, notes = once([dict(row) for row in found])
     done = [row for row in found if row["state"] == "done" and all(one.holds(row) for one in conditions)]
-    named = _open(done) if named is None else named
+    by = list(named or [])
+    if named is None:  # of a subset's seed what says more than the run's own
+        named = _open(done)
+        by = ["_subset_seed" if column == "subset_seed" else column for column in named]
+        for row, seed in zip(done, subset_seeds(done, _BUT_SEEDS), strict=True):
+            row["_subset_seed"] = seed
     if not baseline:
-        return named, ordered_by(averages(done, named), named), notes
+        return named, _renamed(ordered_by(averages(done, by), by)), notes
     partners, settings = _partners(found, conditions, baseline)
-    averaged = ordered_by(compared(done, named, baseline, settings, partners), named)
+    averaged = _renamed(ordered_by(compared(done, by, baseline, settings, partners), by))
     said = " and ".join(f"{one.column}{one.sign}{shown(one.value) or 'none'}" for one in baseline)
-    return named, averaged, [*notes, *_no_pairs(averaged, said)]
+    return named, averaged, [*notes, *_no_pairs(averaged, f"{option}{said}")]
+
+
+def _renamed(averaged: list[Row]) -> list[Row]:
+    return [{column.removeprefix("_"): value for column, value in row.items()} for row in averaged]
 
 
 def once(rows: list[Row]) -> tuple[list[Row], list[str]]:
@@ -130,15 +148,15 @@ def _partners(found: list[Row], conditions: list[Condition], baseline: list[Cond
     kept = [one for one in conditions if one.column not in freed]
     done = [row for row in found if row["state"] == "done"]
     partners = [row for row in done if all(one.holds(row) or row.get(one.column) is None for one in kept)]
-    return partners, [column for column in _PAIRED if column not in freed]
+    # one name may have come to stand for other rows; where the subset is what is compared, they must differ
+    same_rows = [] if freed & {"dataset", *_OF_SUBSET} else ["rows_fingerprint"]
+    return partners, [*(column for column in _PAIRED if column not in freed), *same_rows]
 
 
 def _no_pairs(averaged: list[Row], said: str) -> list[str]:
     if not averaged or any(row["pairs"] for row in averaged):
         return []
-    return [
-        f"--against {said}: nothing to compare, as no finished run of which that is so agrees with another in the rest"
-    ]
+    return [f"{said}: nothing to compare, as no finished run of which that is so agrees with another in the rest"]
 
 
 def _not_here(workspace: Workspace, names: set[str]) -> list[str]:
@@ -152,9 +170,10 @@ def _not_here(workspace: Workspace, names: set[str]) -> list[str]:
 
 def _open(done: list[Row]) -> list[str]:
     """The settings that are not the same in all runs, but for the seed. What alpha was asked for counts where it was
-    by a word: then several numbers are one setting."""
+    by a word: then several numbers are one setting. Of a run that ended within an epoch the iterations count too."""
     named = [column for column in _differing(done) if column not in ("seed", *RESULTS)]
-    return [*named, *(["iterations"] if _other_steps(done, named) else [])]
+    by_steps = _other_steps(done, named) or not all(map(whole_epochs, done))
+    return [*named, *(["iterations"] if by_steps else [])]
 
 
 def _other_steps(done: list[Row], named: list[str]) -> bool:
@@ -279,7 +298,9 @@ def row_of(name: str, record: Row, datasets: dict[str, str]) -> Row | None:
 def _of_subset(chosen: dict[str, Any]) -> Row:
     renamed = {"frac": "fraction", "subset_seed": "seed"}
     found = {column: chosen.get(renamed.get(column, column)) for column in _OF_SUBSET}
-    return {**found, "score": str(chosen.get("scored_by") or "").partition(" of ")[0] or None}
+    score, _, of = str(chosen.get("scored_by") or "").partition(" of ")
+    teacher = chosen.get("features_of") or (of if of != IMPORTED_SCORES else None)
+    return {**found, "score": score or None, "chosen_by": teacher or None}
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 from toolkit.core.errors import UsageError
@@ -53,7 +54,7 @@ def _by_fraction(rows: Sequence[Row], differing: Sequence[str]) -> Plot:
         if widest(lines) > 1:
             held = tuple(group.in_words(differing))
             title = "Accuracy against the fraction kept"
-            panels.append(Panel(title, held, fractions(group.rows), TOP1, tuple(lines), SIGMA))
+            panels.append(Panel(title, held, fractions(lines), TOP1, tuple(lines), SIGMA))
     return plot(
         "accuracy-fraction",
         "Accuracy against the fraction kept, with and without KD",
@@ -67,7 +68,7 @@ def _gain(rows: Sequence[Row], differing: Sequence[str]) -> Plot:
     panels = []
     for group in groups_of(rows, ("frac", "way")):
         try:
-            found = compared(group.taught, ["way", "frac"], [NO_KD], [*HELD, "seed"], group.plain)
+            found = compared(group.taught, ["way", "frac"], [NO_KD], [*HELD, "seed", "rows_fingerprint"], group.plain)
         except UsageError:  # several runs without KD, which differ: there is no one difference to show
             continue
         lines = []
@@ -81,7 +82,7 @@ def _gain(rows: Sequence[Row], differing: Sequence[str]) -> Plot:
         if widest(lines) > 1:
             y = Axis("KD minus no KD, points of accuracy", zero=True)
             title, held = "What KD adds, by the fraction kept", tuple(group.in_words(differing))
-            panels.append(Panel(title, held, fractions(group.rows), y, tuple(lines), INTERVAL))
+            panels.append(Panel(title, held, fractions(lines), y, tuple(lines), INTERVAL))
     return plot(
         "gain-fraction",
         "What KD adds, by the fraction kept",
@@ -118,25 +119,41 @@ def _by_alpha(rows: Sequence[Row], differing: Sequence[str]) -> Plot:
 def _best_alpha(rows: Sequence[Row], differing: Sequence[str]) -> Plot:
     panels = []
     for group in groups_of(rows, ("frac", "asked", "way")):
-        lines = []
-        for (way,), members in groups(ordered(_numeric(group), "way"), ["way"]).items():
-            by_fraction = groups(in_order(members, "frac"), ["frac"])
-            points = [best_alpha(frac, part) for (frac,), part in by_fraction.items() if frac is not None]
-            there = tuple(point for point in points if point is not None)
-            lines += [Line(way, ("way", way), there)] if there else []
+        alphas, places = same_alphas([row for row in _numeric(group) if row["frac"] is not None])
+        found: dict[str, list[Point]] = {}
+        for (way, frac), members in places.items():
+            point = best_alpha(frac, members)
+            found.setdefault(way, []).extend([] if point is None else [point])
+        lines = [Line(way, ("way", way), tuple(points)) for way, points in found.items() if points]
         if widest(lines) > 1:
             y = Axis("α of the highest mean accuracy", ends=(0, 1))
-            held = tuple(group.in_words(differing))
-            panels.append(
-                Panel("The best α, by the fraction kept", held, fractions(group.rows), y, tuple(lines), RANGE)
-            )
+            left = len(places) - sum(len(line.points) for line in lines)
+            told = [f"of α {', '.join(f'{one:g}' for one in alphas)}"]
+            told += [f"{left} left out without a seed or three α in common"] if left else []
+            held = (*group.in_words(differing), *told)
+            panels.append(Panel("The best α, by the fraction kept", held, fractions(lines), y, tuple(lines), RANGE))
     return plot(
         "best-alpha",
         "The best α, by the fraction kept",
-        "Of the alphas that were tried. It is chosen on the test split, so its own accuracy is a little flattered.",
+        "Of the alphas that every fraction of a picture was run with, at the seeds that all of them have. "
+        "It is chosen on the test split, so its own accuracy is a little flattered.",
         panels,
         "needs three alphas or more at two fractions or more, of runs that agree in all else",
     )
+
+
+def same_alphas(rows: Sequence[Row]) -> tuple[list[float], dict[tuple[str, float], list[Row]]]:
+    """The alphas, as `x`, that every way and fraction of three or more has, and each one's rows of just these alphas,
+    at the seeds that all of them have: what a best alpha is of must be the same everywhere."""
+    places = groups(ordered(in_order(rows, "frac"), "way"), ["way", "frac"])
+    grids = [grid for members in places.values() if len(grid := {row["x"] for row in members}) >= 3]
+    alphas = set.intersection(*grids) if grids else set()
+    found: dict[tuple[str, float], list[Row]] = {}
+    for (way, frac), members in places.items():
+        seeds = [{row["seed"] for row in members if row["x"] == alpha} for alpha in alphas]
+        shared = set.intersection(*seeds) if seeds else set()
+        found[way, frac] = [row for row in members if row["x"] in alphas and row["seed"] in shared]
+    return sorted(alphas), found
 
 
 def best_alpha(frac: float, rows: Sequence[Row]) -> Point | None:
@@ -178,8 +195,19 @@ def _by_teacher(rows: Sequence[Row], differing: Sequence[str]) -> Plot:
         "Accuracy against the teacher's size, by the fraction kept",
         "The dashed levels are without KD.",
         panels,
-        "needs two teachers or more (--teacher) of runs that agree in all else",
+        f"needs two teachers or more (--teacher) of runs that agree in all else{_apart(rows)}",
     )
+
+
+def _apart(rows: Sequence[Row]) -> str:
+    """What the runs with KD of two teachers that are most alike differ in."""
+    columns = [column for column in HELD if column not in ("frac", "teacher_is")]
+    alike = {tuple(str(row.get(one)) for one in ("teacher_is", *columns)): None for row in rows if row["taught"]}
+    pairs = [(one, other) for one, other in combinations(alike, 2) if one[0] != other[0]]
+    found = [
+        [column for column, a, b in zip(columns, one[1:], other[1:], strict=True) if a != b] for one, other in pairs
+    ]
+    return f"; these differ in {', '.join(closest)}" if (closest := min(found, key=len, default=[])) else ""
 
 
 def _sizes(named: dict[str, Row]) -> tuple[Axis, dict[str, float]]:

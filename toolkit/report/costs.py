@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 
 from toolkit.report.panels import HELD, percent
 from toolkit.report.plots import SIGMA, TOP1, Axis, Line, Panel, Plot, Point, plot, ratio_axis, short_number
@@ -80,12 +80,13 @@ def _cost_plot(rows: Sequence[Row], cost: Cost) -> Plot:
         told = dict(zip(apart, values, strict=True))
         held = (*(_ALONE.get(name, "{}").format(one) for name, one in told.items() if one is not None), _REST)
         x = ratio_axis(cost.axis, [point.x for _, _, point in points], short_number)
-        x = x if x.log else Axis(cost.axis)  # evenly spaced numbers read better than the costs themselves
+        x = Axis(cost.axis, log=x.log)  # round numbers read better than the costs themselves
         panels.append(Panel(f"Accuracy against {cost.axis}", held, x, TOP1, tuple(lines), SIGMA))
     return plot(
         f"cost-{cost.column.replace('_', '-')}",
         f"Accuracy against cost: {cost.axis}",
-        f"{cost.read} Each point is one setting, the mean over its seeds; all other settings may differ. On the front, "
+        f"{cost.read} Each point is one setting: its seeds' mean accuracy and their median cost; all other "
+        "settings may differ. On the front, "
         "nothing as cheap is as accurate.",
         panels,
         f"the runs' records tell no two different costs ({cost.axis})",
@@ -99,7 +100,7 @@ def _points(rows: Sequence[Row], cost: Cost, named: Sequence[str]) -> list[tuple
         values, first = [row["top1"] for row in members], members[0]
         y, sd = mean(values), stdev(values) if len(values) > 1 else None
         low, high = (None, None) if sd is None else (y - sd, y + sd)
-        x = mean(row[cost.column] for row in members)
+        x = median(row[cost.column] for row in members)  # one stalled run says nothing of the others
         found.append((first["way"], first["taught"], Point(x, y, low, high, len(values), _name(first, named))))
     return found
 

@@ -87,7 +87,7 @@ def picture(panel: Panel, colours: Palette) -> bytes:
     _dress(axes, panel)
     for line in panel.lines:
         if line.stairs:
-            _name(axes, line.points)
+            _name(axes, line.points, [point for one in panel.lines if one.loose for point in one.points])
     place = height - _TOP
     for words, size, weight in ((title, _USUAL, "bold"), (told, _SMALL, "normal")):
         for one in words:
@@ -152,11 +152,13 @@ def _draw(axes: Axes, line: Line, colour: str, marker: str) -> None:
         )  # fmt: skip
 
 
-def _name(axes: Axes, front: Sequence[Point]) -> None:
-    """The names of a front's points, the most accurate first, each to the side where it covers no other and no edge."""
+def _name(axes: Axes, front: Sequence[Point], others: Sequence[Point]) -> None:
+    """The names of a front's points, the most accurate first, each to the side where it covers no other name, point or
+    edge; where there is none, the table alone names it."""
     from matplotlib.patheffects import withStroke
 
-    taken: list[tuple[float, float, float, float]] = []
+    centres = [axes.transData.transform((point.x, point.y)) for point in others]
+    taken: list[tuple[float, float, float, float]] = [(x - 6, y - 6, x + 6, y + 6) for x, y in centres]
     box = axes.get_window_extent()
     for point in reversed(front):
         x, y = axes.transData.transform((point.x, point.y))
@@ -196,7 +198,7 @@ def _dress(axes: Axes, panel: Panel) -> None:
 
 
 def _scale(axes: Axes, x: Axis, panel: Panel) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     if x.log:
         axes.set_xscale("log")
@@ -205,15 +207,20 @@ def _scale(axes: Axes, x: Axis, panel: Panel) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
     elif x.label == "epoch":
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    elif not x.log:
+    elif x.log:
+        places = [point.x for line in panel.lines if not line.level for point in line.points]
+        subs = (1.0,) if max(places) >= 100 * min(places) else (1.0, 2.0, 5.0)
+        axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    else:
         axes.xaxis.set_major_locator(MaxNLocator(5))
     if not x.ticks:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
         axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
     spots = [point.x for line in panel.lines if not line.level for point in line.points]
-    if x.ticks and not x.log and max(spots) > min(spots):
-        margin = 0.08 * (max(spots) - min(spots))
-        axes.set_xlim(min(spots) - margin, max(spots) + margin)
+    if x.ticks and max(spots) > min(spots):
+        low, high = (math.log(end) if x.log else end for end in (min(spots), max(spots)))
+        ends = (low - 0.08 * (high - low), high + 0.08 * (high - low))
+        axes.set_xlim(*((math.exp(end) for end in ends) if x.log else ends))
 
 
 def _end(name: str) -> str:

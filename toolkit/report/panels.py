@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.report.runs import Row, in_order
+from toolkit.report.runs import Row, in_order, subset_seeds, whole_epochs
 
 TAUGHT = ("teacher_is", "loss", "beta", "temperature", "match", "views", "asked")  # without a meaning where alpha is 0
 _OF_SUBSET = ("way", "frac", "balance", "nested", "min_per_class", "subset_seed")
@@ -24,7 +24,10 @@ def prepared(rows: Sequence[Row]) -> list[Row]:
     name is of several contents), `way` (the method and what it was told), `asked` (alpha, or the word that chose it)
     and `taught`. A subset's seed counts only where it says more than the run's own, as in `kdtool runs`."""
     done = [row for row in rows if row.get("state", "done") == "done" and row.get("top1") is not None]
-    own_seed = any(row.get("subset_seed") not in (None, row.get("seed")) for row in done)
+    choosers: dict[Any, set[str]] = {}
+    for row in done:
+        if row.get("chosen_by") is not None:
+            choosers.setdefault(row.get("dataset"), set()).add(row["chosen_by"])
     datasets = _told_apart(done, "dataset", "data_fingerprint")
     teachers = _told_apart(done, "teacher", "teacher_fingerprint")
     found = []
@@ -35,12 +38,13 @@ def prepared(rows: Sequence[Row]) -> list[Row]:
             "taught": taught,
             "dataset_is": datasets.get((row.get("dataset"), row.get("data_fingerprint"))),
             "teacher_is": teachers.get((row.get("teacher"), row.get("teacher_fingerprint"))) if taught else None,
-            "way": way_of(row),
+            "way": way_of(row, by=len(choosers.get(row.get("dataset"), ())) > 1),
             "asked": asked if taught else None,
-            "subset_seed": row.get("subset_seed") if own_seed else None,
         }
         found.append({**row, **more})
-    return found
+    alike = [column for column in (*HELD, "epochs", "iterations") if column != "subset_seed"]
+    seeds = subset_seeds(found, alike)
+    return [{**row, "subset_seed": seed} for row, seed in zip(found, seeds, strict=True)]
 
 
 def _told_apart(rows: Sequence[Row], name: str, fingerprint: str) -> dict[tuple[Any, Any], str | None]:
@@ -52,9 +56,11 @@ def _told_apart(rows: Sequence[Row], name: str, fingerprint: str) -> dict[tuple[
     }
 
 
-def way_of(row: Row) -> str:
-    """How the rows were chosen, in words: the method, its score, and what else it was told."""
+def way_of(row: Row, by: bool = False) -> str:
+    """How the rows were chosen, in words: the method, its score, what else it was told, and where `by` is so the
+    teacher that chose."""
     parts = [str(row.get("method") or "unknown"), str(row.get("score") or "")]
+    parts += [f"by {row['chosen_by']}"] if by and row.get("chosen_by") is not None else []
     parts += [f"{word} {row[name]:g}" for name, word in _TOLD.items() if row.get(name) is not None]
     parts += ["weighted"] if row.get("weights") is True else []
     return " ".join(part for part in parts if part)
@@ -89,7 +95,7 @@ class Group:
         for column in self.held:
             value = self.sample.get(column)
             if value is not None and (column in _WORDS or column in differing):
-                said.append(_WORDS.get(column, lambda one, name=column: f"{name} {_short(one)}")(value))
+                said.append(_WORDS.get(column, lambda one, name=column: f"{_short(name)} {_short(one)}")(value))
         return [*(word for word in said if word), self.length]
 
 
@@ -154,14 +160,10 @@ def _plain(value: Any) -> str:
 def by_length(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     """Runs of equal epochs, or of equal iterations, never both: groups, largest first, until every run with KD is in
     one (without any: every run). One run may be the end of both, as where all the data is kept."""
-    whole: dict[tuple[Any, ...], int] = {}  # the steps of so many whole epochs: a run stopped by steps has fewer
-    for row in rows:
-        place = (row.get("epochs"), row.get("frac"))
-        whole[place] = max(whole.get(place, 0), row.get("iterations") or 0)
     equal: dict[str, list[Row]] = {}
     for row in rows:
         epochs, iterations = row.get("epochs"), row.get("iterations")
-        if epochs is None or iterations in (None, whole[epochs, row.get("frac")]):
+        if epochs is None or whole_epochs(row):
             equal.setdefault(
                 "length unknown" if epochs is None else f"{epochs} epoch{'' if epochs == 1 else 's'}", []
             ).append(row)

@@ -124,8 +124,8 @@ def ratio_axis(label: str, values: Sequence[float], text: Callable[[float], str]
     return Axis(label, tuple(ticks), log)
 
 
-def fractions(rows: Sequence[Row]) -> Axis:
-    return ratio_axis("training rows kept, f", values_of(rows, "frac"), percent)
+def fractions(lines: Sequence[Line]) -> Axis:
+    return ratio_axis("training rows kept, f", [point.x for line in lines for point in line.points], percent)
 
 
 def means(rows: Sequence[Row], x: str) -> tuple[Point, ...]:

@@ -131,6 +131,21 @@ def _spread(members: Sequence[Row]) -> Row:
     return said
 
 
+def subset_seeds(rows: Sequence[Row], columns: Sequence[str]) -> list[Any]:
+    """Of each run its subset's seed, or None where that is the run's own as in most runs that agree in `columns`: then
+    it says nothing more. A run alone is taken as most of all rows are."""
+    own = [row.get("subset_seed") in (None, row.get("seed")) for row in rows]
+    keys = [repr([row.get(column) for column in columns]) for row in rows]
+    alike: dict[str, list[bool]] = {}
+    for key, one in zip(keys, own, strict=True):
+        alike.setdefault(key, []).append(one)
+    found = []
+    for row, one, key in zip(rows, own, keys, strict=True):
+        judged = alike[key] if len(alike[key]) > 1 else own
+        found.append(None if one and 2 * sum(judged) > len(judged) else row.get("subset_seed"))
+    return found
+
+
 def compared(
     rows: Sequence[Row],
     by: Sequence[str],
@@ -179,8 +194,20 @@ def _same(row: Row, other: Row, column: str) -> bool:
 
 
 def _as_long(row: Row, other: Row) -> bool:
-    """Half the rows are half the steps of an epoch: one of the two is what was asked for."""
-    return _same(row, other, "epochs") or _same(row, other, "iterations")
+    """Half the rows are half the steps of an epoch: one of the two is what was asked for. A run that ended within an
+    epoch was asked for its steps."""
+    if _same(row, other, "iterations"):
+        return True
+    return _same(row, other, "epochs") and whole_epochs(row) and whole_epochs(other)
+
+
+def whole_epochs(row: Row) -> bool:
+    """Whether a run did not end within an epoch, from its rows and batch size; where these are not known, whether its
+    steps are as many in each epoch."""
+    epochs, steps, rows, batch = (row.get(column) for column in ("epochs", "iterations", "rows", "batch_size"))
+    if not epochs or steps is None:
+        return True
+    return steps == epochs * -(-rows // batch) if rows and batch else steps % epochs == 0
 
 
 def _difference(pairs: Sequence[tuple[Row, Row]]) -> Row:
