@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN = $(VENV)/bin/
 export PYTHON
 
-.PHONY: help setup demo test test-all lint bench bench-live bench-students bench-gpu bench-scale paper paper-full
+.PHONY: help setup ffcv-wheel demo test test-all lint bench bench-live bench-students bench-gpu bench-scale paper paper-full
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | awk -F: '{printf "make %-14s %s\n", $$1, $$2}'
@@ -11,6 +11,9 @@ help: ## this list
 
 setup: ## install everything into .venv (Debian and Ubuntu; as root or with sudo); again takes seconds
 	@scripts/setup.sh $(VENV)
+
+ffcv-wheel: ## a wheel of ffcv in dist/ that installs without OpenCV, a compiler or apt (one minute; PYTHON=python3.12)
+	@scripts/ffcv_wheel.sh dist
 
 demo: setup ## a tenth of Fashion-MNIST, a student with and without the teacher, and their table
 	@$(RUN)python -m benchmarks.demo

@@ -43,9 +43,9 @@ from toolkit.formats.bundle import Bundle
 from toolkit.formats.dataset import DataRecord, PackedData, open_packed
 from toolkit.formats.workspace import Workspace
 from toolkit.models.zoo import build_model
+from toolkit.pipeline.known_networks import network_of
 from toolkit.pipeline.known_teachers import find_teacher
 from toolkit.pipeline.runtime import Compute, compute_on
-from toolkit.pipeline.teacher import load_model
 from toolkit.report.tables import table
 
 KDTOOL, EQUAL, USUAL, STRONG = "kdtool", "live, same precision", "live, float32", "live, stronger"
@@ -162,7 +162,7 @@ def live_loop(
 ) -> LiveLoop:
     """A live loop on the rows `rows_m` of an image file, with the teacher that comes with kdtool and a new student."""
     photos = Photos(images.frames(rows_m), images.labels_n[rows_m], usual_transforms(data.record))
-    _, teacher = load_model(find_teacher(Workspace(data.folder), None, data.record.dataset)[1], data, compute)
+    _, teacher = network_of(find_teacher(Workspace(data.folder), None, data.record.dataset)[1], data.record, compute)
     return LiveLoop(photos, build_model("resnet8", data.record.classes, seed=seed), teacher, compute, **how)
 
 

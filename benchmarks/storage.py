@@ -122,6 +122,6 @@ def enlarged(small: PackedData, workspace: Workspace, side: int) -> None:
 
 def as_jpeg(images_nhwc: np.ndarray, labels_n: np.ndarray, path: Path, classes: int) -> None:
     """The frames as a .beton of JPEG files."""
-    from toolkit.formats.beton_writer import write_beton
+    from toolkit.formats.beton_writer import Storage, write_beton
 
-    write_beton(_Enlarged(images_nhwc, labels_n, images_nhwc.shape[1]), path, classes, write_mode="jpg")
+    write_beton(_Enlarged(images_nhwc, labels_n, images_nhwc.shape[1]), path, classes, storage=Storage("jpg"))

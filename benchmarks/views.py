@@ -42,12 +42,13 @@ from toolkit.formats.dataset import open_packed
 from toolkit.formats.workspace import Workspace
 from toolkit.models.zoo import FeatureReader, build_model
 from toolkit.pipeline.cache import cache_teacher
+from toolkit.pipeline.known_networks import network_of
 from toolkit.pipeline.known_teachers import find_teacher
 from toolkit.pipeline.runtime import Compute, compute_on
 from toolkit.pipeline.sources import open_source
 from toolkit.pipeline.student import distill
 from toolkit.pipeline.subset import build_subset
-from toolkit.pipeline.teacher import load_model, train_teacher
+from toolkit.pipeline.teacher import train_teacher
 from toolkit.training.evaluate import predict, top1
 from toolkit.training.loop import Trainer
 from toolkit.training.showing import Batch, Showing
@@ -155,7 +156,7 @@ class IndependentViews(Showing):
 def live_student(study: Study, bundle: Bundle, seed: int, compute: Compute) -> nn.Module:
     data = open_packed(WORKSPACE.data(study.dataset))
     _, file = find_teacher(WORKSPACE, study.teacher, study.dataset)
-    _, teacher = load_model(file, data, compute)
+    _, teacher = network_of(file, data.record, compute)
     recipe = resolve_recipe("fast", study.epochs, study.batch_size)
     record = bundle.data
     resident = open_source(bundle.images(), bundle.indices_m, record, recipe.batch_size, seed, compute)

@@ -2,6 +2,7 @@
 
     torchrun … -m tests.in_processes '[{"words": ["distill", …], "disturbed": "kill", "at": 7}, …]'
 
+Of a library's teachers, `"addresses"` says where their weights are: {"torchvision:resnet18@IMAGENET1K_V1": "https://…"}.
 They look every third step whether to stop or save, or, where a command is "honest", as they would by themselves. Every
 process leaves the weights it trained beside the run, as rank-0.pt and rank-1.pt.
 """
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torchvision.models import get_model_weights
 
 import toolkit.core.processes
 import toolkit.pipeline.student
@@ -95,6 +97,9 @@ if __name__ == "__main__":
             student = toolkit.pipeline.student
             student.predict = terminated_as_the_first_one_evaluates(student.predict)
         toolkit.training.run.STEPS_BETWEEN_AGREEMENTS = honest if "honest" in command else STEPS_BETWEEN_AGREEMENTS
+        for reference, address in command.get("addresses", {}).items():
+            network, _, of_network = reference.removeprefix("torchvision:").partition("@")
+            get_model_weights(network)[of_network].value.url = address
         undo = disturbed(command["disturbed"], command["at"]) if command.get("disturbed") in DISTURBED else lambda: None
         sys.argv[1:] = command["words"]
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ignored by a process that has said why it ends

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,10 @@ def trainer_of(case: Case, source: Source, loss: Loss, device: str = "cpu") -> T
 
 
 def loss_of(case: Case) -> Loss:
-    return distillation_loss(case.alpha, case.temperature) if case.slots else label_loss
+    smoothing = case.settled.label_smoothing
+    if not case.slots:
+        return partial(label_loss, label_smoothing=smoothing)
+    return distillation_loss(case.alpha, case.temperature, label_smoothing=smoothing)
 
 
 def curve(case: Case, source: Source | None = None) -> list[float]:

@@ -55,6 +55,25 @@ class ChangedInPlace(Scaled):
         return Plain.forward(self, x_bchw).mul_(self.scale)
 
 
+class Remembering(Plain):
+    """With extra state that grows, and is no weight."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.seen: list[float] = []
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        if self.training:
+            self.seen.append(float(len(x_bchw)))
+        return super().forward(x_bchw)
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.seen)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.seen = state.tolist()
+
+
 class LinearFirst(Plain):
     """Linear layers defined last and used first: the last one in definition order makes no logits."""
 
@@ -165,6 +184,11 @@ def lazy(classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
 
 
+class Noting(Plain):
+    def get_extra_state(self) -> dict[str, str]:
+        return {"notes": "of any kind"}
+
+
 def transposed(classes: int) -> nn.Module:
     return Returning(classes, lambda model, logits_bc: logits_bc.T)
 
@@ -179,6 +203,10 @@ def infinite(classes: int) -> nn.Module:
 
 def of_one_size(classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 28 * 28, classes))
+
+
+def of_8(classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, classes))
 
 
 class Viewing(Plain):

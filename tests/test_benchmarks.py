@@ -337,6 +337,6 @@ def test_recorded_and_plain_epochs_train_the_same_images(tmp_path: Path):
 
 @pytest.mark.long
 def test_a_sweep_and_one_after_another_train_the_same_students(tmp_path: Path):
-    contest = sweep.contest(tmp_path, sweep.students("digits", 0.1, 1, cells=4), 1)
+    contest = sweep.contest(tmp_path, sweep.students("digits", 0.1, 1, cells=4), 1, [sweep.APART, sweep.COMMANDS])
     assert set(contest.rates) == {sweep.TOGETHER, sweep.APART, sweep.COMMANDS}
     assert len(list(tmp_path.glob("runs/*/student.pt"))) == 4

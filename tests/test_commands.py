@@ -50,6 +50,7 @@ def changed_files(folder: Path, command: list[object]) -> set[str]:
 def test_help_lists_the_pipeline_in_order():
     shown = kdtool("--help").output
     names = [
+        "doctor",
         "pack",
         "noise",
         "train-teacher",
@@ -67,6 +68,7 @@ def test_help_lists_the_pipeline_in_order():
         "report",
         "evaluate",
         "export",
+        "ls",
         "inspect",
     ]
     places = [shown.index(f"\n  {name} ") for name in names]

@@ -13,8 +13,10 @@ import pytest
 import torch
 
 import toolkit
-from tests.conftest import made
+from tests.conftest import kdtool, made, refused
+from tests.own_things import of_8
 from tests.test_laws import (
+    TEACHER,
     Draw,
     cached_logits,
     digits_of,
@@ -26,11 +28,14 @@ from tests.test_laws import (
 )
 from toolkit.core.errors import UsageError
 from toolkit.formats.beton import cut, open_beton
-from toolkit.formats.beton_writer import write_beton
+from toolkit.formats.beton_writer import Storage, write_beton
+from toolkit.formats.bundle import open_bundle
 from toolkit.formats.dataset import write_record
 from toolkit.formats.views_of import ViewReader
+from toolkit.pipeline.knowledge import load_knowledge
 from toolkit.training.showing import Showing
 from toolkit.training.stream import StreamSource
+from toolkit.views.families import middle_squares
 from toolkit.views.plan import Plan
 from toolkit.views.schedule import geometry_of_slots, nearest_slots
 
@@ -73,7 +78,7 @@ class Photos:
 @pytest.fixture(scope="module", params=["raw", "jpg"])
 def photos(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("photos") / f"{request.param}.beton"
-    write_beton(Photos(60), path, classes=5, write_mode=request.param)
+    write_beton(Photos(60), path, classes=5, storage=Storage(request.param))
     return path
 
 
@@ -350,3 +355,104 @@ def test_slot_images_are_the_crops_that_the_teacher_is_shown(crops: Path):
     part = list(toolkit.slot_images(subset["path"], 3))
     rows = np.concatenate([rows for _, rows in part])
     assert len(rows) == 80 and np.array_equal(np.concatenate([images for images, _ in part]), expected[rows])
+
+
+# without a cached view for each epoch, and at another size
+
+
+@pytest.fixture(scope="module")
+def halved(crops: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same workspace with three views cached, and half of the rows. Students may be trained in it."""
+    workspace = Path(shutil.copytree(crops, tmp_path_factory.mktemp("halved") / "work"))
+    made("cache-teacher", "-w", workspace, "--dataset", "digits", "--views", 3, "--precision", "float32")
+    made("build-subset", "-w", workspace, "--dataset", "digits", "--frac", 0.5, "--name", "half")
+    return workspace
+
+
+@pytest.mark.parametrize("match", ["exact", "nearest", "mean"])
+def test_a_crops_target_is_what_its_match_says(halved: Path, match: str):
+    """Boxes of all shapes, of images of all shapes: the cached box whose corners lie nearest, mirrored alike."""
+    loader = toolkit.subset_loader(halved / "subsets" / "half", batch_size=64, match=match)
+    bundle = open_bundle(halved / "subsets" / "half")
+    rows_m, sizes_m2, plan = bundle.rows_m, bundle.images().sizes_n2[bundle.indices_m], bundle.data.plan
+    with h5py.File(bundle.targets_path("digits-resnet8")) as file:
+        cached_kmc = np.stack([file[f"slots/{slot}/logits"][()] for slot in range(3)]).astype(np.float32)
+    cached_km5 = np.stack([boxes(plan, slot, rows_m, sizes_m2) for slot in range(3)]).astype(np.int64)
+    showing = Showing(rows_m, plan, 0, load_knowledge(bundle, match=match).targets, sizes_m2)
+    chosen = set()
+    for epoch, batches in zip(range(3), (list(loader) for _ in range(3)), strict=True):
+        view_m, _ = showing.views(epoch)
+        shown_m5 = plan.geometry(rows_m, view_m, sizes_m2).astype(np.int64)
+        for batch in batches:
+            for row, logits_c in zip(batch.rows_b.tolist(), batch.logits_bc.numpy(), strict=True):
+                at = int(np.searchsorted(rows_m, row))
+                slot = nearest_by_hand(shown_m5[at], cached_km5[:, at])
+                if match == "exact":
+                    assert np.array_equal(cached_km5[slot, at], shown_m5[at])
+                expected = cached_kmc[:, at].mean(axis=0) if match == "mean" else cached_kmc[slot, at]
+                np.testing.assert_allclose(logits_c, expected, rtol=1e-6, atol=1e-6)
+                chosen.add(slot)
+    assert chosen == {0, 1, 2}
+
+
+def nearest_by_hand(shown_5: np.ndarray, cached_k5: np.ndarray) -> int:
+    def corners(box_5: np.ndarray) -> np.ndarray:
+        return np.array([box_5[0], box_5[1], box_5[0] + box_5[2], box_5[1] + box_5[3]])
+
+    rivals = [slot for slot, box_5 in enumerate(cached_k5) if box_5[4] == shown_5[4]]
+    return min(rivals, key=lambda slot: (((corners(cached_k5[slot]) - corners(shown_5)) ** 2).sum(), slot))
+
+
+def test_the_middle_square_of_seven_eighths_is_view_0s():
+    sizes = np.concatenate([SIZES, [(1, 1), (1, 9), (65_535, 500), (375, 500)]])
+    assert np.array_equal(middle_squares(sizes, 0.875), boxes(PLAN, 0, np.arange(len(sizes)), sizes))
+    assert middle_squares(np.array([[10, 21]]), 1.0).tolist() == [[0, 5, 10, 10, 0]]
+    assert middle_squares(np.array([[10, 21]]), 0.01).tolist() == [[4, 10, 1, 1, 0]]
+
+
+def right_by_hand(digits: Path, size: int, crop: float) -> float:
+    """The live teacher's accuracy, in percent, on middle squares cut and scaled by OpenCV one by one."""
+    samples, record = Enlarged(digits, "test", COUNTS["test"]), digits_of(digits).record
+
+    def draw(row: int, view: int) -> torch.Tensor:
+        frame, _ = samples[row]
+        side = int(min(frame.shape[:2]) * crop)
+        top, left = ((whole - side) // 2 for whole in frame.shape[:2])
+        square = np.ascontiguousarray(frame[top : top + side, left : left + side])
+        scaled = cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA)
+        return torch.from_numpy(scaled).permute(2, 0, 1)
+
+    rows = np.arange(COUNTS["test"])
+    with torch.no_grad():
+        found_n = live_teacher()(network_input(draw, rows, 0 * rows, record)).argmax(dim=1).numpy()
+    return 100 * float((found_n == samples.labels_n).mean())
+
+
+@pytest.mark.parametrize(("size", "crop"), [(8, 0.875), (8, 1.0), (12, 0.875), (6, 0.6)])
+def test_evaluate_cuts_the_middle_and_scales_it_as_asked(digits: Path, crops: Path, size: int, crop: float):
+    words = ("evaluate", TEACHER, "-w", crops, "--precision", "float32")
+    found = made(*words, "--size", size, "--crop", crop)
+    assert found["top1"] == pytest.approx(right_by_hand(digits, size, crop))
+    assert (found["size"], found["crop"]) == ([size, size], crop)
+    if (size, crop) == (8, 0.875):
+        assert made(*words) == found
+
+
+@pytest.mark.parametrize("match", ["nearest", "mean"])
+def test_a_run_shown_more_views_than_are_cached_is_evaluated_at_its_own_size_and_then_at_any(halved: Path, match: str):
+    run = made("distill", "-w", halved, "--subset", "half", "--epochs", 2, "--match", match, "--views", 2)
+    assert (run["teacher_forward_passes"], run["views"], run["match"], run["source"]) == (0, 2, match, "stream")
+    assert made("evaluate", run["path"], "-w", halved)["top1"] == run["top1"]
+    shown = kdtool("evaluate", run["path"], "-w", halved, "--size", 10)
+    assert shown.exit_code == 0 and "of 100 test images of digits, 10 × 10 pixels" in shown.stdout
+
+
+def test_another_size_is_refused_where_it_can_not_be(digits: Path, crops: Path, tmp_path: Path):
+    for words, said in ((("--size", 16), "--size 16"), (("--crop", 0.9), "--crop 0.9")):
+        line = f"{said}: digits is shown whole, at its 8 × 8 pixels (pad-crop). Leave it out"
+        refused(kdtool("evaluate", TEACHER, "-w", digits, *words), 2, line)
+    fixed = ("--arch", "tests.own_things:of_8")
+    torch.save(of_8(10).state_dict(), tmp_path / "fixed.pt")
+    words = ("evaluate", tmp_path / "fixed.pt", "-w", crops, "--dataset", "digits", *fixed)
+    made(*words, "--crop", 0.9)
+    refused(kdtool(*words, "--size", 12), 2, "--size 12: this network takes no such images", "12 × 12 pixels")

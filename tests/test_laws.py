@@ -27,10 +27,10 @@ from toolkit.formats.bundle import open_bundle
 from toolkit.formats.checkpoint import load_checkpoint
 from toolkit.formats.dataset import DataRecord, PackedData, open_packed
 from toolkit.models.zoo import FeatureReader, build_model
+from toolkit.pipeline.known_networks import network_of
 from toolkit.pipeline.known_teachers import PRETRAINED_FOLDER
 from toolkit.pipeline.runtime import compute_on
 from toolkit.pipeline.sources import open_source
-from toolkit.pipeline.teacher import load_model
 from toolkit.teacher.caching import TeacherPass
 from toolkit.training.loop import Trainer
 from toolkit.training.showing import Showing
@@ -50,7 +50,7 @@ def digits_of(workspace: Path) -> PackedData:
 def cached_logits(data: PackedData, precision: str, dtype: str, slots: int, rows: np.ndarray = ROWS) -> np.ndarray:
     """What cache-teacher keeps of the rows: (v, n, c)."""
     compute = compute_on("cpu", precision)
-    record, model = load_model(TEACHER, data, compute)
+    record, model = network_of(TEACHER, data.record, compute)
     teacher = TeacherPass(FeatureReader(model), record.mean, record.std, compute.device, compute.dtype, precision, 100)
     views = teacher.reader(data.split("train"), data.record.plan)
     return np.stack([teacher.run(views, rows, slot)[0].astype(dtype) for slot in range(slots)])

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +16,14 @@ import toolkit
 from tests.conftest import kdtool, made, refused
 from tests.test_step import never_waits
 from toolkit.core.errors import UsageError
+from toolkit.distill.alpha import CANDIDATES
 from toolkit.distill.decoupled import dkd_loss
 from toolkit.distill.losses import LOSSES, distillation_loss
 from toolkit.distill.plain import mse_loss, pseudo_label_loss
 from toolkit.distill.relational import dist_loss
 from toolkit.distill.soft_targets import soft_target_loss, standardised_loss
 from toolkit.formats.encodings import TAIL_TEMPERATURES, Encoding
+from toolkit.pipeline import alpha_search, student
 from toolkit.training.showing import Batch
 from toolkit.training.targets import TopK
 
@@ -271,10 +274,10 @@ def kl_by_hand(p, q):
     return float((p * (np.log(p) - np.log(q))).sum())
 
 
-def dkd_by_hand(student_bc, teacher_bc, temperature, beta):
+def dkd_by_hand(student_bc, teacher_bc, temperature, beta, labels_b=LABELS):
     """Of each row τ²·(KL over label and others + β·KL over the others, made to sum to 1): Zhao et al. 2022."""
     losses = []
-    for student_c, teacher_c, label in zip(student_bc.numpy(), teacher_bc.numpy(), LABELS.tolist(), strict=True):
+    for student_c, teacher_c, label in zip(student_bc.numpy(), teacher_bc.numpy(), labels_b.tolist(), strict=True):
         p, q = (scipy.special.softmax(x / temperature) for x in (teacher_c, student_c))
         target = kl_by_hand(*(np.array([x[label], 1 - x[label]]) for x in (p, q)))
         rest = kl_by_hand(*(np.delete(x, label) / np.delete(x, label).sum() for x in (p, q)))
@@ -389,13 +392,24 @@ def taught_by(name, alpha=1.0, temperature=4.0, **more):
     return distillation_loss(alpha, temperature, name, **more)
 
 
-BY_HAND = {
-    "kd": lambda s, t: [soft_by_hand(s[b : b + 1], t[b : b + 1], 4.0) for b in range(len(s))],
-    "dkd": lambda s, t: dkd_by_hand(s, t, 4.0, 8.0),
-    "kd-std": lambda s, t: standardised_by_hand(s, t, 4.0),
-    "mse": lambda s, t: ((s - t) ** 2).mean(dim=1).numpy(),
-    "hard": hard_by_hand,
-}
+def whole_by_hand(name, student_bc, batch, alpha, temperature=4.0, beta=None):
+    """Of each row (1 − α)·CE + α·L, with the loss's own beta where none is given; dist's is the same of each row."""
+    labels_b, teacher_bc = batch.labels_b, batch.logits_bc
+    every = range(len(labels_b))
+    if name == "kd":
+        taught_b = [soft_by_hand(student_bc[b : b + 1], teacher_bc[b : b + 1], temperature) for b in every]
+    elif name == "dkd":
+        taught_b = dkd_by_hand(student_bc, teacher_bc, temperature, 8.0 if beta is None else beta, labels_b)
+    elif name == "dist":
+        taught_b = dist_by_hand(student_bc, teacher_bc, temperature, 1.0 if beta is None else beta)
+    elif name == "kd-std":
+        taught_b = standardised_by_hand(student_bc, teacher_bc, temperature)
+    elif name == "mse":
+        taught_b = ((student_bc - teacher_bc) ** 2).mean(dim=1).numpy()
+    else:
+        taught_b = hard_by_hand(student_bc, teacher_bc)
+    hard_b = -scipy.special.log_softmax(student_bc.numpy(), axis=1)[np.array(every), labels_b.numpy()]
+    return (1 - alpha) * hard_b + alpha * np.array(taught_b)
 
 
 @pytest.mark.parametrize("alpha", [0.3, 1.0])
@@ -403,8 +417,7 @@ BY_HAND = {
 def test_weights_count_each_row_as_often(name, alpha):
     """Σ w_i·((1 − α)·CE_i + α·l_i) / b, with the loss's own beta."""
     weights_b, student_bc = np.array([0.0, 0.5, 1.0, 2.5, 1.5, 0.5]), logits(0)
-    hard_b = -scipy.special.log_softmax(student_bc.numpy(), axis=1)[np.arange(6), LABELS.numpy()]
-    each_b = (1 - alpha) * hard_b + alpha * np.array(BY_HAND[name](student_bc, logits(1)))
+    each_b = whole_by_hand(name, student_bc, batch_of(LABELS, logits(1)), alpha)
     for weights, expected in ((None, each_b.mean()), (torch.from_numpy(weights_b), (weights_b * each_b).mean())):
         near(taught_by(name, alpha)(student_bc, batch_of(LABELS, logits(1), weights)), expected)
 
@@ -508,6 +521,73 @@ def test_every_loss_trains_a_student(name, work):
     assert run["temperature"] == (4.0 if LOSSES[name].temperature else None)
     found = {key: run[key] for key in ("loss", "beta") if key in run}
     assert found == ({} if name == "kd" else {"loss": name, "beta": LOSSES[name].beta})
+
+
+# what is asked for, and what other than the loss's own default: (loss, alpha, temperature, beta)
+ASKED = [
+    ("kd", 1.0, 4.0, None),
+    ("kd", 0.5, 2.0, None),
+    ("dkd", 1.0, 2.0, None),
+    ("dkd", 0.25, 4.0, 2.0),
+    ("dist", 1.0, 4.0, None),
+    ("dist", 0.5, 2.0, 3.0),
+    ("kd-std", 0.25, 2.0, None),
+    ("mse", 0.5, 4.0, None),
+    ("hard", 0.25, 4.0, None),
+]
+
+
+def in_words(name, temperature, beta):
+    given = ("--loss", name, "--temperature", temperature)
+    return given if beta is None else (*given, "--beta", beta)
+
+
+def batches_seen(monkeypatch, module):
+    """Of each loss that the module asks for, the student's logits and the batch it is first given, and its value."""
+    seen, honest = [], module.distillation_loss
+
+    def watched(*asked):
+        loss, first = honest(*asked), []
+
+        def watching(student_bc, batch):
+            value = loss(student_bc, batch)
+            if not first:
+                first.append((student_bc.detach().double(), batch, value.item()))
+                seen.extend(first)
+            return value
+
+        return watching
+
+    monkeypatch.setattr(module, "distillation_loss", watched)
+    return seen
+
+
+def doubled(batch):
+    return batch_of(batch.labels_b, batch.logits_bc.double())
+
+
+@pytest.mark.parametrize(("name", "alpha", "temperature", "beta"), ASKED)
+def test_a_student_trains_on_the_loss_that_was_asked_for(name, alpha, temperature, beta, work, monkeypatch):
+    """One step: what metrics.jsonl tells is the formula of what the step saw."""
+    seen = batches_seen(monkeypatch, student)
+    words = ("--subset", "third", "--alpha", alpha, *in_words(name, temperature, beta), "--precision", "float32")
+    run = made("distill", "-w", work, *words, "--iterations", "1")
+    (student_bc, batch, _), told = seen[0], json.loads((Path(run["path"]) / "metrics.jsonl").read_text())
+    assert len(seen) == 1 and len(student_bc) == 128
+    expected = whole_by_hand(name, student_bc, doubled(batch), alpha, temperature, beta).mean()
+    assert told["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("name", "alpha", "temperature", "beta"), [ASKED[1], ASKED[3], ASKED[6]])
+def test_a_search_tries_the_loss_that_was_asked_for_at_every_alpha(name, alpha, temperature, beta, work, monkeypatch):
+    seen = batches_seen(monkeypatch, alpha_search)
+    words = ("--subset", "third", "--alpha", "search", *in_words(name, temperature, beta), "--precision", "float32")
+    run = made("distill", "-w", work, *words, "--epochs", "1")
+    trials = json.loads((Path(run["path"]) / "run.json").read_text())["alpha_search"]["trials"]
+    assert len(seen) == len(trials) == len(CANDIDATES)
+    for trial, (student_bc, batch, loss) in zip(trials, seen, strict=True):
+        expected = whole_by_hand(name, student_bc, doubled(batch), trial["alpha"], temperature, beta).mean()
+        assert loss == pytest.approx(expected, rel=1e-4)
 
 
 def test_beta_is_a_setting_of_the_run(work):

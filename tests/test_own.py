@@ -145,6 +145,7 @@ REFUSED: dict[str, tuple[str, ...]] = {
     "no_module": ("returns str, expected a torch.nn.Module",),
     "empty": ("has no parameters",),
     "lazy": ("lazy layers",),
+    "Noting": ("no checkpoint keeps its _extra_state, which is no tensor",),
     "transposed": ("gives float32 (10, 2), expected float logits (2, 10)",),
     "with_auxiliary": ("gives tuple when training, expected logits alone",),
     "infinite": ("not finite",),

@@ -7,9 +7,11 @@ from math import log, prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks.paper import claims
+from benchmarks.paper import __main__ as paper
+from benchmarks.paper import claims, figures, rule
 from benchmarks.paper.design import FRACTIONS, SEEN, SMALL, WHOLE, Data, full, named, seen, studies, words
 from toolkit.cli import sweep as commands
 
@@ -74,6 +76,30 @@ def test_the_best_alpha_is_the_parabolas_top_within_the_grid():
     assert claims.best_alpha((0.0, 0.5, 1.0), (2.0, 0.0, 3.0)) == 1.0  # no top
 
 
+def peaked(slope: float) -> rule.Curves:
+    """Accuracies that are highest where 1 − slope·f is, on the grid."""
+    alpha_a = np.array(claims.ALPHAS)
+    return {("any", frac): (alpha_a, 90 - abs(alpha_a - (1 - slope * frac))) for frac in (0.5, 1.0)}
+
+
+def test_the_rule_for_alpha_is_fitted_to_the_least_regret():
+    curve = peaked(0.5)["any", 0.5]
+    assert [rule.regret(curve, alpha) for alpha in (0.75, 0.625, 1.0)] == pytest.approx([0, 0.125, 0.25])
+    assert rule.fitted(peaked(0.5)) == 0.5
+    assert rule.fitted(peaked(0.0)) == 0.0
+    compared = rule.rules({"one": peaked(0.5), "other": peaked(0.5)})
+    assert list(compared)[:3] == [f"1 − 0.5·f, fitted on {name}" for name in ("one", "other", "all")]
+    assert compared["1 − 0.5·f, fitted on all"](0.5) == 0.75
+
+
+def test_regrets_are_told_of_every_fraction_that_has_all_its_runs():
+    lines = [line("alpha", 0.5, alpha, named("resnet20"), 0, 90 - abs(alpha - 0.75)) for alpha in claims.ALPHAS]
+    lines += [line("alpha", 1.0, 0.0, named("resnet20"), 0, 90)]
+    told = rule.in_words({"digits": (DATA, lines)}).splitlines()
+    assert [row.split("|")[1].strip() for row in told[2:]] == ["digits, larger teacher, 0.5"]
+    assert [cell.strip() for cell in told[2].split("|")[2:-1]] == ["0.75", "0.00", "0.25", "0.25", "0.75"]
+
+
 def test_more_data_for_the_teacher_is_judged_by_the_slope():
     lines = [
         line("seen-s0".replace("0", str(seed)), 0.1, 1.0, seen(saw, seed), seed, 80 + (1 + 0.1 * seed) * log(saw))
@@ -86,9 +112,38 @@ def test_more_data_for_the_teacher_is_judged_by_the_slope():
     assert slope.mean == pytest.approx(1.1)
 
 
+def test_what_teachers_saw_is_drawn_where_there_are_runs():
+    lines = [line(f"seen-s{seed}", 0.1, 1.0, seen(saw, seed), seed, 80 + saw) for saw, seed in product(SEEN, range(3))]
+    drawn = figures.teachers_seen("digits", DATA, lines)
+    assert drawn is not None and drawn.startswith(b"\x89PNG")
+    assert drawn != figures.teachers_seen("digits", DATA, lines[:-3])
+    assert figures.teachers_seen("digits", DATA, pruned(1.0, 1.0)) is None
+
+
 def test_every_claim_has_a_verdict_and_stands_in_the_readme():
     found = {one.claim for one in claims.verdicts(DATA, [])}
+    assert found == claims.SAID.keys()
     assert found == set(re.findall(r"^\| ([a-g]\d?) \|", README, re.MULTILINE))
+
+
+def test_pages_show_what_the_kept_runs_say():
+    found = paper.results(SMALL, Path(paper.__file__).with_name("results"))
+    for page, text in paper.pages(found).items():
+        assert page.read_text() == text, f"{page}: run python -m benchmarks.paper --report"
+    assert (Path(paper.__file__).with_name("results") / "verdicts.md").read_text() == paper.report(found)
+
+
+def test_every_picture_that_the_guide_shows_is_there_and_no_other():
+    shown = set(re.findall(r"\((guide/[^)]*)\)", paper.GUIDE.read_text()))
+    there = {f"guide/{path.name}" for path in paper.GUIDE.with_suffix("").iterdir()}
+    assert shown == there and "guide/digits-fraction.png" in there
+
+
+def test_the_guides_pictures_are_drawn_of_the_kept_runs():
+    folder = Path(paper.__file__).with_name("results")
+    drawn = figures.of_reports("digits", folder)
+    assert drawn.keys() == figures.DRAWN.keys()
+    assert all(png.startswith(b"\x89PNG") for png in drawn.values())
 
 
 @pytest.mark.parametrize(("key", "place"), [("fashion-mnist", 0), ("digits", 1)])
@@ -108,3 +163,19 @@ def test_every_sweep_is_one_that_kdtool_knows(data: Data):
         said = commands.sweep.make_context("sweep", words(options)).params
         assert said["frac"]
         assert said["dataset"].startswith(data.dataset)
+
+
+@pytest.mark.long
+def test_studies_run_from_nothing_and_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The studies that make most before they train: teachers of parts of the data, and noise."""
+    monkeypatch.setattr(paper, "WORKSPACES", tmp_path / "work")
+    data = Data("digits", None, 2, 2, 4, 2, steps=(64, 0.05))
+    for only in ("seen", "noise"):
+        paper.run("digits", data, tmp_path / "results", only)
+    kept = paper.results({"digits": data}, tmp_path / "results")
+    assert Counter(line["study"] for line in kept["digits"][1]) == {
+        "seen-s0": 4, "seen-s1": 4, "noise": 8, "noise-hard": 8,
+    }  # fmt: skip
+    found = claims.verdicts(data, kept["digits"][1])
+    assert {one.claim for one in found if all(cell is not None for cell in one.cells.values())} == {"f", "g"}
+    assert "| g     |" in paper.report(kept)

@@ -10,10 +10,12 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -56,6 +58,7 @@ STUDENT = (
     *("distill", "--subset", "third", "--arch", "tests.own_things:Unused", "--precision", "float64", "--alpha", 0.5),
     *("--epochs", 3, "--batch-size", BATCH, "--threads", 1),
 )
+AVERAGED = ("--ema", 0.8, "--label-smoothing", 0.1)
 SLOW = ("--arch", "tests.own_things:Slow")
 TEACHER = (
     *("train-teacher", "--dataset", "digits", "--limit", 200, "--arch", "tests.own_things:Plain", "--epochs", 2),
@@ -64,11 +67,11 @@ TEACHER = (
 CACHE = ("cache-teacher", "--dataset", "digits", "--precision", "float32", "--threads", 1, "--views", 4, "--json")
 
 
-def started(*commands: dict[str, Any]) -> subprocess.Popen[str]:
+def started(*commands: dict[str, Any], torchrun: Sequence[str] = TORCHRUN) -> subprocess.Popen[str]:
     """The commands in two processes."""
     plan = [{**command, "words": [str(word) for word in command["words"]]} for command in commands]
     return subprocess.Popen(
-        [*TORCHRUN, "-m", "tests.in_processes", json.dumps(plan)],
+        [*torchrun, "-m", "tests.in_processes", json.dumps(plan)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -351,6 +354,7 @@ def two(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, s
     more = ("-w", workspace)
     return workspace, torchrun(
         {"words": [*STUDENT, *more, "--name", "student", "--json"]},
+        {"words": [*STUDENT, *AVERAGED, *more, "--name", "averaged", "--json"]},
         {"words": [*CACHE, *more]},
         {"words": [*TEACHER, *more]},
     )
@@ -361,7 +365,8 @@ def one(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same by one process."""
     workspace = Path(shutil.copytree(digits, tmp_path_factory.mktemp("one") / "work"))
     shutil.rmtree(workspace / "teachers")
-    for words in ([*STUDENT, "--name", "student"], CACHE[:-1], TEACHER):
+    averaged = [*STUDENT, *AVERAGED, "--name", "averaged"]
+    for words in ([*STUDENT, "--name", "student"], averaged, CACHE[:-1], TEACHER):
         made(*words, "-w", workspace)
     return workspace
 
@@ -369,23 +374,26 @@ def one(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_only_the_first_process_speaks_and_all_end_in_peace(two: tuple[Path, subprocess.CompletedProcess[str]]):
     workspace, ended = two
     assert ended.returncode == 0, ended.stderr
-    student, cache, teacher = ended.stdout.splitlines()
+    student, _, cache, teacher = ended.stdout.splitlines()
     assert json.loads(student)["teacher_forward_passes"] == 0
     assert json.loads(cache)["teacher_images"] == 4 * 1442 + 355
     assert teacher.startswith(str(workspace / "teachers" / "taught" / "teacher.pt"))
     shown = [line for line in ended.stderr.splitlines() if "OMP_NUM_THREADS" not in line and not set(line) <= {"*"}]
     assert [line.split(":")[0] for line in shown if line.startswith("epoch")] == [
-        *("epoch 1", "epoch 2", "epoch 3", "epoch 1", "epoch 2")
+        *("epoch 1", "epoch 2", "epoch 3", "epoch 1", "epoch 2", "epoch 3", "epoch 1", "epoch 2")
     ]
     assert "Warning" not in ended.stderr and "Traceback" not in ended.stderr and not said(ended.stderr)
     assert not temporary_in(workspace)
 
 
-def test_law_6_two_processes_make_the_weights_of_one(two: tuple[Path, subprocess.CompletedProcess[str]], one: Path):
+@pytest.mark.parametrize("name", ["student", "averaged"])
+def test_law_6_two_processes_make_the_weights_of_one(
+    two: tuple[Path, subprocess.CompletedProcess[str]], one: Path, name: str
+):
     """A network without batch normalisation, with a layer that is not used, to rounding in float64; and both hold the
-    same, bit for bit."""
+    same, bit for bit. Or an average of its weights."""
     workspace, _ = two
-    ours, theirs = (folder / "runs" / "student" for folder in (workspace, one))
+    ours, theirs = (folder / "runs" / name for folder in (workspace, one))
     assert farthest(weights(ours / "student.pt"), weights(theirs / "student.pt")) < 1e-9
     assert farthest(weights(ours / "rank-0.pt"), weights(ours / "rank-1.pt")) == 0
     for found, expected in zip(untimed(ours / "metrics.jsonl"), untimed(theirs / "metrics.jsonl"), strict=True):
@@ -440,14 +448,14 @@ class Disturbed:
             {"words": [*student, "slow", *SLOW], "disturbed": "terminate", "at": 2, "honest": True, "goes on": True},
             {"words": [*student, "told"], "disturbed": "terminate", "at": 12, "goes on": True},
             {"words": [*student, "told"]},
-            {"words": [*student, "killed"], "disturbed": "kill", "at": 15},
+            {"words": [*student, "killed", *AVERAGED], "disturbed": "kill", "at": 15},
         )
         self.left = torch.load(self.workspace / "runs" / "killed" / "checkpoint.pt", weights_only=True)["state"]
         self.temporary = temporary_in(self.workspace)
         killed_at(before_part(3), *CACHE, "-w", self.workspace)
         self.parts = parts_in(self.workspace)
         self.second = torchrun(
-            {"words": [*student, "killed"]},
+            {"words": [*student, "killed", *AVERAGED]},
             {"words": [*CACHE, "-w", self.workspace]},
             {"words": [*CACHE, "-w", self.caching], "disturbed": "kill at a part", "at": 2},
         )
@@ -470,13 +478,13 @@ def test_what_all_processes_have_to_say_is_said_once(disturbed: Disturbed):
     assert not disturbed.temporary and not (disturbed.workspace / "runs" / "wrong" / "student.pt").exists()
 
 
-@pytest.mark.parametrize("name", ["told", "killed"])
+@pytest.mark.parametrize(("name", "alone"), [("told", "student"), ("killed", "averaged")])
 def test_law_3_two_processes_disturbed_end_in_the_weights_of_two_left_alone(
-    disturbed: Disturbed, two: tuple[Path, subprocess.CompletedProcess[str]], name: str
+    disturbed: Disturbed, two: tuple[Path, subprocess.CompletedProcess[str]], name: str, alone: str
 ):
     """Told to stop within an epoch, or killed there: bit for bit, in both."""
     assert disturbed.left["step"] == 13 and len(disturbed.left["under"]["losses"]) == 3
-    ours, theirs = disturbed.workspace / "runs" / name, two[0] / "runs" / "student"
+    ours, theirs = disturbed.workspace / "runs" / name, two[0] / "runs" / alone
     for file in ("student.pt", "rank-0.pt", "rank-1.pt"):
         assert farthest(weights(ours / file), weights(theirs / file)) == 0
     assert untimed(ours / "metrics.jsonl") == untimed(theirs / "metrics.jsonl")
@@ -495,6 +503,39 @@ def test_law_4_a_cache_goes_on_with_another_number_of_processes(disturbed: Distu
     resumed = made(*CACHE[:-1], "-w", disturbed.caching)
     assert same(everything_in(cache_in(disturbed.caching)), alone)
     assert resumed["teacher_images"] < 4 * 1442 + 355
+
+
+@pytest.mark.long
+def test_two_machines_that_share_a_folder_make_what_one_makes(digits: Path, one: Path, tmp_path: Path):
+    """As docs/imagenet.md starts them; here both are this one. Each has one process, the first of its machine."""
+    workspace = Path(shutil.copytree(digits, tmp_path / "work"))
+    shutil.rmtree(workspace / "teachers")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    node = (
+        *(*TORCHRUN[:3], "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-id", "kdtool", "--rdzv-backend", "c10d"),
+        *("--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1"),
+    )
+    commands = (
+        {"words": [*CACHE, "-w", workspace]},
+        {"words": [*STUDENT, "-w", workspace, "--source", "stream", "--name", "student", "--json"]},
+    )
+    machines = [started(*commands, torchrun=node) for _ in range(2)]
+    try:
+        said_by = [machine.communicate(timeout=PATIENCE_S) for machine in machines]
+    finally:
+        for machine in machines:
+            machine.terminate()
+            machine.wait()
+    assert [machine.returncode for machine in machines] == [0, 0], said_by
+    out, silence = sorted((out for out, _ in said_by), key=len, reverse=True)
+    assert len(out.splitlines()) == 2 and not silence
+    assert json.loads(out.splitlines()[0])["teacher_images"] == 4 * 1442 + 355
+    assert same(everything_in(cache_in(workspace)), everything_in(cache_in(one)))
+    assert not cache_in(workspace).with_name("cache.h5.parts").exists() and not temporary_in(workspace)
+    ours, theirs = (folder / "runs" / "student" / "student.pt" for folder in (workspace, one))
+    assert farthest(weights(ours), weights(theirs)) < 1e-9
 
 
 @pytest.mark.long

@@ -20,7 +20,8 @@ from tests.conftest import kdtool, made, refused
 from tests.test_startup import modules_of
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.report_rows import given_rows
-from toolkit.pipeline.runs import known_runs, means
+from toolkit.pipeline.run_means import means
+from toolkit.pipeline.run_rows import known_runs
 from toolkit.report.accuracy import accuracy_plots, best_alpha, depth_of
 from toolkit.report.costs import cost_plots, pareto_front
 from toolkit.report.drawing import palette, picture

@@ -17,7 +17,7 @@ from toolkit.formats.bundle import open_bundle
 from toolkit.formats.cache import open_cache
 from toolkit.formats.cache_writing import new_blocks
 from toolkit.formats.dataset import open_packed
-from toolkit.formats.dynamics import DYNAMICS_SCHEMA, SERIES, DynamicsRecord
+from toolkit.formats.dynamics import DYNAMICS_SCHEMA, SERIES
 from toolkit.formats.weights import write_weights
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.pictures import picture_path
@@ -354,7 +354,7 @@ def test_inspect_knows_dynamics_and_sees_damage_in_them(tmp_path: Path):
     said = {"dataset": "digits", "data_fingerprint": "1", "rows_fingerprint": "2", "limit": None, "teacher": "mine"}
     made_of = {"teacher_fingerprint": "3", "arch": "resnet8", "classes": 10, "seeds": [0], "top1s": [97.0]}
     rest = {"epochs": 1, "snapshots": [], "settings": {}, "command": "", "created": "", "versions": {}}
-    with new_blocks(path, DYNAMICS_SCHEMA, DynamicsRecord(**said, **made_of, **rest)) as out:
+    with new_blocks(path, DYNAMICS_SCHEMA, {**said, **made_of, **rest}) as out:
         for name in ("rows", "labels"):
             out.write(name, rows_n)
         for name, dtype in SERIES.items():

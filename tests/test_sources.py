@@ -24,7 +24,7 @@ from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.recipes import RECIPES
 from toolkit.distill.losses import distillation_loss
 from toolkit.formats.beton import Beton, open_beton
-from toolkit.formats.beton_writer import write_beton
+from toolkit.formats.beton_writer import Storage, write_beton
 from toolkit.formats.bundle import Bundle, open_bundle
 from toolkit.formats.cache import open_cache
 from toolkit.formats.dataset import open_packed
@@ -67,7 +67,7 @@ def jpeg(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Beton:
             return frames[row], int(labels[row])
 
     path = tmp_path_factory.mktemp("jpeg") / "test.beton"
-    write_beton(Samples(), path, classes=10, write_mode="jpg")
+    write_beton(Samples(), path, classes=10, storage=Storage("jpg"))
     return open_beton(path)
 
 
@@ -147,7 +147,7 @@ def test_frames_of_many_sizes_are_refused_by_pad_crops(bundle: Bundle, tmp_path:
             return np.full((8 + row % 2, 8, 3), row, np.uint8), 0
 
     for mode in ("raw", "jpg"):
-        write_beton(Ragged(), tmp_path / f"{mode}.beton", classes=10, write_mode=mode)
+        write_beton(Ragged(), tmp_path / f"{mode}.beton", classes=10, storage=Storage(mode))
         images = open_beton(tmp_path / f"{mode}.beton")
         for kind in ("resident", "stream"):
             with pytest.raises(FailureError, match=r"differ in size|not all raw and of one size"):

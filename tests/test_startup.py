@@ -94,6 +94,7 @@ def test_distill_leaves_torchs_compiler_to_torch():
             {"torch", *UNUSED},
         ),
         (["verify-cache", "--dataset", "digits", "--samples", "16"], {*COMPILER, *UNUSED}),
+        (["ls"], {"torch", *UNUSED}),
         (["inspect", "data/digits"], {"torch", *UNUSED}),
         (["inspect", "subsets/third"], {"torch", *UNUSED}),
         (["inspect", "teachers/digits-resnet8/cache.h5"], {"torch", *UNUSED}),
@@ -111,6 +112,12 @@ def test_a_command_imports_nothing_that_it_does_not_use(
     loaded = modules_of(command, "-w", copied, *places)
     assert "numpy" in loaded
     assert loaded & unused == set()
+
+
+def test_a_librarys_teacher_by_its_whole_name_is_known_without_the_library():
+    asked = "torchvision:resnet50@IMAGENET1K_V2", "timm:resnet50.a1_in1k"
+    code = f"from toolkit.pipeline.known_teachers import name_of; print([name_of(one) for one in {asked}])"
+    assert not modules_after(code) & {"torch", "timm", *UNUSED}
 
 
 def test_runs_reads_records_alone(copied: Path, distilled: set[str]):

@@ -45,7 +45,12 @@ WAITING = {
 # Of these no operation tells on a CPU. Each takes numbers from the device, or sends it some from pageable memory.
 CROSSING = {"tolist", "numpy", "cpu", "__array__", "tensor", "as_tensor", "asarray", "from_numpy"}
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"}
-CASES_OF_A_STEP = [*CASES.items(), *((precision, Case(precision=precision)) for precision in ("float32", "bfloat16"))]
+CASES_OF_A_STEP = [
+    *CASES.items(),
+    *((precision, Case(precision=precision)) for precision in ("float32", "bfloat16")),
+    ("smoothed and averaged", Case(alpha=0.5, changed=(("label_smoothing", 0.1), ("ema", 0.9)))),
+    ("no decay of batch normalisation", Case(changed=(("batchnorm_decay", False),))),
+]
 
 
 class Operations(TorchDispatchMode):

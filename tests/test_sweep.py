@@ -30,9 +30,9 @@ from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.locks import Locked, only_writer
 from toolkit.formats.checkpoint import load_checkpoint
 from toolkit.formats.workspace import Workspace
-from toolkit.pipeline.sweep import pool, worker
+from toolkit.pipeline.sweep import command, pool, worker
 from toolkit.pipeline.sweep import prepare as preparing
-from toolkit.pipeline.sweep.command import _Course, part_of
+from toolkit.pipeline.sweep.command import _Course, _shared_out, part_of
 from toolkit.pipeline.sweep.file import read_sweep
 from toolkit.pipeline.sweep.prepare import patiently
 from toolkit.pipeline.sweep.request import AXES, Cell, Sweep
@@ -209,6 +209,27 @@ def test_a_shard_that_is_none_is_refused():
         part_of(Sweep((0.1,)), (0, 2))
 
 
+@pytest.mark.parametrize(
+    ("device", "cpus", "asked", "expected"),
+    [
+        ("cpu", 4, (None, None), (4, 1)),
+        ("cpu", 4, (None, 2), (2, 2)),
+        ("cpu", 5, (None, 2), (2, 2)),
+        ("cpu", 4, (None, 8), (1, 8)),
+        ("cpu", 4, (3, None), (3, 1)),
+        ("cpu", 4, (3, 2), (3, 2)),
+        ("cuda", 4, (None, None), (1, None)),
+        ("cuda", 4, (2, 3), (2, 3)),
+    ],
+)
+def test_students_at_a_time_fill_the_cpus_and_a_gpu_has_one(
+    device: str, cpus: int, asked: Any, expected: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(command, "available_cpus", lambda: cpus)
+    monkeypatch.setattr(command, "compute_on", lambda *how: SimpleNamespace(device=torch.device(device)))
+    assert _shared_out(Sweep((0.1,)), *asked) == expected
+
+
 def test_what_another_process_is_making_is_waited_for(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(preparing, "_WAIT_S", 0.0)
     answers, told = iter([Locked("a: is being written by b. Wait"), Locked("a: is being written by b. Wait"), 7]), []
@@ -313,7 +334,8 @@ def test_a_dry_run_tells_what_there_is_and_writes_nothing(swept: tuple[Path, Any
     assert [Path(one.partition(":")[0]).name for one in plan["to_make"]] == ["digits-random-index-0.1-s1"]
     assert not (workspace / "subsets" / "digits-random-index-0.1-s1").exists()
     empty = kdtool("sweep", "-w", tmp_path / "w", *STUDY, "--dry-run")
-    assert "8 cells, 6 of them distinct, 0 done" in empty.stdout and "the packed data" in empty.stdout
+    assert "8 cells, 6 of them distinct, 0 done" in empty.stdout
+    assert "the packed data, without which no run is known to be done" in empty.stdout
     assert not (tmp_path / "w").exists()
 
 
@@ -604,6 +626,24 @@ def test_ctrl_c_reaches_all_processes_and_ends_in_one_line(digits: Path, tmp_pat
     assert len(runs) == 2 and all(images_before(Workspace(tmp_path), run) > 0 for run in runs)
     shown = kdtool("runs", "-w", tmp_path)
     assert shown.exit_code == 0 and "epoch " in shown.stdout
+
+
+def test_half_trained_students_go_on_from_their_checkpoints(digits: Path, tmp_path: Path):
+    """What metrics.jsonl told of the epochs before, their seconds too, stands when more of them follow."""
+
+    def told() -> dict[str, str]:
+        return {path.parent.name: path.read_text() for path in tmp_path.glob("runs/*/metrics.jsonl")}
+
+    with started(copy_of(digits, tmp_path), "--seed", "0..1") as (process, workers):
+        until(lambda: all(text.count("\n") >= 3 for text in told().values()), process)
+        everyone = [*workers, *children_of(process.pid)]
+        process.send_signal(signal.SIGTERM)
+        ended(process, everyone)
+    before = told()
+    with started(tmp_path, "--seed", "0..1") as (process, _):
+        until(lambda: all(len(told()[name]) > len(text) for name, text in before.items()), process)
+        after = told()
+    assert len(before) == 2 and all(after[name].startswith(text) for name, text in before.items())
 
 
 def test_a_killed_sweep_leaves_no_process_behind(digits: Path, tmp_path: Path):

@@ -17,9 +17,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.filling import filled
 from benchmarks.keep_study import kept
 from benchmarks.machine import KDTOOL, facts, in_words, read_lines
-from benchmarks.paper import claims, headline, rule
+from benchmarks.paper import claims, figures, headline, rule
 from benchmarks.paper.design import (
     HARD,
     NOISE,
@@ -37,6 +38,9 @@ from benchmarks.paper.design import (
 )
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+GUIDE = ROOT / "docs" / "guide.md"  # its pictures lie in a folder of that name
+IN_README = "fashion-mnist"  # whose table the README shows
 WORKSPACES = Path("kdtool-work/paper")
 MACHINE = ("cpu", "cores", "threads", "bfloat16", "gpu", "versions", "commit")  # of each line
 PAPERS = ("cifar10", "cifar100", "svhn")
@@ -127,12 +131,16 @@ def run(key: str, data: Data, folder: Path, only: str | None) -> None:
     print(drawn["path"])
 
 
-def report(sets: dict[str, Data], folder: Path) -> str:
-    """How each claim fell on each data set, and what rules for alpha lose, as far as there are runs."""
-    found = {
+def results(sets: dict[str, Data], folder: Path) -> dict[str, tuple[Data, list[dict[str, Any]]]]:
+    """The kept runs of each data set."""
+    return {
         key: (data, [line for path in sorted(folder.glob(f"{key}-*.jsonl")) for line in read_lines(path)])
         for key, data in sets.items()
     }
+
+
+def report(found: dict[str, tuple[Data, list[dict[str, Any]]]]) -> str:
+    """How each claim fell on each data set, and what rules for alpha lose, as far as there are runs."""
     parts = [_verdicts(key, data, lines) for key, (data, lines) in found.items() if lines]
     return "\n\n".join(["# How the claims fell", PRINTED, *parts, "## Rules for alpha", rule.in_words(found)]) + "\n"
 
@@ -144,6 +152,18 @@ def _verdicts(key: str, data: Data, lines: list[dict[str, Any]]) -> str:
     return "\n\n".join(
         [f"## {key}", headline.in_words(data, lines), claims.in_words(claims.verdicts(data, lines)), what]
     )
+
+
+def pages(found: dict[str, tuple[Data, list[dict[str, Any]]]]) -> dict[Path, str]:
+    """The README and the guide, with their tables of these runs made anew."""
+    judged = {key: claims.verdicts(data, lines) for key, (data, lines) in found.items()}
+    made = {
+        "claims": claims.side_by_side(judged),
+        "alpha-rules": rule.in_words(found),
+        "lengths": headline.lengths_in_words(found),
+    }
+    tables = {ROOT / "README.md": {"headline": headline.in_words(*found[IN_README])}, GUIDE: made}
+    return {page: filled(page.read_text(), of_page) for page, of_page in tables.items()}
 
 
 def full_sets(asked: list[str] | None, data_dir: str | None) -> dict[str, Data]:
@@ -175,9 +195,20 @@ def main() -> None:
     for key, data in sets.items():
         if not asked.report and (asked.full or not asked.data or key in asked.data):
             run(key, data, folder, asked.only)
-    text = report(sets, folder)
+    found = results(sets, folder)
+    text = report(found)
     print(text)
     (folder / "verdicts.md").write_text(text)
+    drawn = folder if asked.full else GUIDE.with_suffix("")
+    drawn.mkdir(exist_ok=True)
+    for key, (data, lines) in found.items():
+        seen_by_teachers = figures.teachers_seen(key, data, lines)
+        more = {} if seen_by_teachers is None else {"teachers-seen": seen_by_teachers}
+        for name, png in {**figures.of_reports(key, folder), **more}.items():
+            (drawn / f"{key}-{name}.png").write_bytes(png)
+    if not asked.full:
+        for page, new in pages(found).items():
+            page.write_text(new)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,18 @@ from toolkit.report.tables import table
 NO_WORSE = -0.3  # points
 HOLDS, FAILS, OPEN = "holds", "fails", "not decided"
 
+SAID = {
+    "a1": "KD helps at every f below 1, by every method",
+    "a2": "most where little is kept",
+    "b1": "with KD, random is no worse than hard pruning, at every f",
+    "b2": "and better where little is kept",
+    "c": "a random half with KD is no worse than all the data without",
+    "d": "the best alpha falls as f rises",
+    "e": "where little is kept, a smaller teacher is no worse than a larger",
+    "f": "a teacher that saw more makes a better student",
+    "g": "KD offsets the label noise that hard pruning keeps",
+}
+
 Sample = dict[int, float]
 
 
@@ -195,6 +207,16 @@ def best_alpha(alphas: Sequence[float], top1_a: Sequence[float]) -> float:
     if square >= 0:
         return alphas[int(np.argmax(top1_a))]
     return float(np.clip(-linear / (2 * square), min(alphas), max(alphas)))
+
+
+def side_by_side(found: Mapping[str, Sequence[Judged]]) -> str:
+    """A line for each claim in each setting, with its verdict on each data set."""
+    places = dict.fromkeys((one.claim, one.setting) for of_one in found.values() for one in of_one)
+    verdict = {(key, one.claim, one.setting): one.verdict for key, of_one in found.items() for one in of_one}
+    rows = [
+        [claim, SAID[claim], setting, *(verdict[key, claim, setting] for key in found)] for claim, setting in places
+    ]
+    return table(["", "claim", "setting", *found], rows)
 
 
 def in_words(found: Sequence[Judged]) -> str:

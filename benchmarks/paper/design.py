@@ -35,6 +35,7 @@ class Data:
     student: str = "resnet8"
     teachers: tuple[str, str, str] = ("resnet8", "resnet20", "resnet56")
     recipe: str = "fast"
+    steps: tuple[int, float] | None = None  # batch size and learning rate of students, instead of the recipe's
 
     @property
     def of(self) -> Options:
@@ -51,7 +52,7 @@ class Data:
 
 SMALL = {
     "digits": Data("digits", None, 10, 60, 400, 40),
-    "fashion-mnist": Data("fashion-mnist", 30_000, 5, 10, 600, 12),
+    "fashion-mnist": Data("fashion-mnist", 15_000, 5, 10, 600, 12, steps=(64, 0.05)),
 }
 
 
@@ -74,6 +75,8 @@ def studies(data: Data) -> dict[str, Options]:
     """A sweep for each question, by its name: what it asks of `kdtool sweep`."""
     student, teacher, _ = data.teachers
     shared = {**data.of, "arch": data.student, "recipe": data.recipe, "seed": data.all_seeds, "views": "all"}
+    if data.steps is not None:
+        shared |= dict(zip(("batch-size", "lr"), data.steps, strict=True))
     epochs, iterations = {**shared, "epochs": data.epochs}, {**shared, "iterations": data.iterations}
     few = {**epochs, "views": f"epochs:{data.epochs}"}  # of teachers that serve one question
     usual, itself = {"teacher": named(teacher)}, {"teacher": named(student)}

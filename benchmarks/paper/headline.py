@@ -1,4 +1,5 @@
-"""The README's table: accuracy by fraction, with and without the teacher, of random and of hard rows."""
+"""Tables of accuracy by fraction, with and without the teacher: the README's, of random and of hard rows, and the
+guide's, of short and of long training. Mean ± standard deviation over seeds, in percent."""
 
 from __future__ import annotations
 
@@ -14,15 +15,35 @@ WAYS = ("random", "hardest, forgetting")
 
 
 def in_words(data: Data, lines: Iterable[Mapping[str, Any]]) -> str:
-    """Mean ± standard deviation over seeds, in percent, and the paired gain of KD by random rows, with its interval."""
+    """Random and hard rows, with the paired gain of KD by random rows and its interval."""
     runs, (setting, *_) = Runs(lines), settings(data)
     rows = []
     for frac in (*FRACTIONS, WHOLE):
         found = [runs.of(*setting.ways[way], frac, alpha, setting.teacher) for way in WAYS for alpha in (0.0, 1.0)]
         gain = minus(found[1], found[0])
-        shown = [mean_and_sigma(list(sample.values())) if sample else "" for sample in found]
+        shown = list(map(_cell, found))
         gained = mean_of(list(gain.values())) if len(gain) > 1 else None
         interval = f"{gained.mean:+.2f} [{gained.low:+.2f}, {gained.high:+.2f}]" if gained else ""
         rows.append([f"{frac:g}", shown[0], shown[1], interval, *shown[2:]])
     header = ["f", "random", "random, KD", "gain [95 %]", "hardest", "hardest, KD"]
     return table(header, rows)
+
+
+def lengths_in_words(sets: Mapping[str, tuple[Data, Iterable[Mapping[str, Any]]]]) -> str:
+    """Random rows for so many epochs, and for so many steps whatever the fraction."""
+    rows = []
+    for key, (data, lines) in sets.items():
+        runs, (by_epochs, _, by_steps) = Runs(lines), settings(data)
+        for frac in (*FRACTIONS, WHOLE):
+            found = [
+                runs.of(setting.random, "random", frac, alpha, setting.teacher)
+                for setting in (by_epochs, by_steps)
+                for alpha in (0.0, 1.0)
+            ]
+            if all(found):
+                rows.append([f"{key}, {frac:g}", *map(_cell, found)])
+    return table(["data, f", "fixed epochs", "with KD", "fixed steps", "with KD"], rows)
+
+
+def _cell(sample: Mapping[int, float]) -> str:
+    return mean_and_sigma(list(sample.values())) if sample else ""

@@ -49,8 +49,11 @@ def fitted(found: Curves) -> float:
 
 
 def rules(found: Mapping[str, Curves]) -> dict[str, Callable[[float], float]]:
-    """The alphas to compare, as functions of f: the rule as fitted on each data set, and constants."""
+    """The alphas to compare, as functions of f: the rule as fitted on each data set and on all, and constants."""
     of_data = {key: fitted(of_one) for key, of_one in found.items()}
+    if len(found) > 1:
+        all_of_them = {(f"{key}, {name}", frac): one for key, of in found.items() for (name, frac), one in of.items()}
+        of_data["all"] = fitted(all_of_them)
     fits = {f"1 − {k:g}·f, fitted on {key}": (lambda frac, k=k: 1 - k * frac) for key, k in of_data.items()}
     return {**fits, "always 1": lambda frac: 1.0, "always 0.5": lambda frac: 0.5}
 

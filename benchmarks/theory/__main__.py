@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.filling import filled
 from benchmarks.machine import facts, in_words
 from benchmarks.theory.study import BASE, CELL_FRACTIONS, claims, numbers, series
 from toolkit.report.charts import save_png
@@ -115,17 +116,6 @@ def pictures(found: dict[str, Any]) -> dict[str, Figure]:
     panels["regimes"][0].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     figures["regimes"].set_size_inches(7.6, 3.6)
     return figures
-
-
-def filled(text: str, made: dict[str, str]) -> str:
-    """The README with its tables between their markers made anew. Raises ValueError for a table that has no place."""
-    for name, content in made.items():
-        before, begin, rest = text.partition(f"<!-- table {name} -->\n")
-        _, end, after = rest.partition("<!-- end -->")
-        if not end:
-            raise ValueError(f"README.md has no place for the table {name}")
-        text = f"{before}{begin}{content}\n{end}{after}"
-    return text
 
 
 def write(found: dict[str, Any], made: dict[str, str], out: Path) -> None:

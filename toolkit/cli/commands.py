@@ -9,6 +9,7 @@ import click
 
 from toolkit.cli import options as opt
 from toolkit.cli.exchange import export, import_logits
+from toolkit.cli.looking import doctor, ls
 from toolkit.cli.noise import noise
 from toolkit.cli.report import report
 from toolkit.cli.score import score
@@ -18,23 +19,34 @@ from toolkit.cli.sweep import runs, sweep
 
 @click.command()
 @opt.data_set
-@click.option("--workers", default=2, show_default=True, help="Writing processes.")
+@click.option("--workers", type=int, help="Writing processes.  [default: 2; of image folders, the CPUs there are]")
+@opt.image_folder
 @opt.force
 @opt.common
-@opt.example("kdtool pack --dataset fashion-mnist")
+@opt.example("kdtool pack --dataset imagefolder --data-dir pictures")
 def pack(as_json: bool, **asked: Any) -> None:
-    """Decode a data set once, into FFCV files.  Reads the source; writes data/<data set>/."""
+    """Decode a data set once, into FFCV files.  Reads the source; writes data/<data set>/.
+
+    While an image folder is packed, the disk holds up to twice what is left in the end.
+    """
     from toolkit.core.progress import on_stderr
+    from toolkit.formats.dataset import is_image_folder
     from toolkit.pipeline.data import pack_data
 
+    compared = " by names and sizes" if asked["data_dir"] and is_image_folder(asked["dataset"]) else ""
     result = pack_data(**asked, progress=on_stderr)
     opt.show(
         result,
         as_json,
         f"{result['path']}: {result['train_rows']:,} training and {result['test_rows']:,} test images, "
         f"{result['classes']} classes, content {result['fingerprint']}"
-        f"{', already there; --force reads it again' if result['unchanged'] else ''}",
+        f"{_skipped(result['skipped'])}"
+        f"{f', already there{compared}; --force reads it again' if result['unchanged'] else ''}",
     )
+
+
+def _skipped(count: int) -> str:
+    return f", {count:,} bad files left out (bad-files.json)" if count else ""
 
 
 @click.command()
@@ -47,6 +59,7 @@ def pack(as_json: bool, **asked: Any) -> None:
 @click.option("--snapshots", help="Epochs, like 2,10, after which features and logits of all rows are kept.")
 @click.option("--name", help="Name of the teacher.  [default: from its settings]")
 @opt.compute
+@opt.memory_limit
 @opt.force
 @opt.common
 @opt.example("kdtool train-teacher --arch resnet20 --epochs 25")
@@ -75,6 +88,7 @@ def train_teacher(as_json: bool, **asked: Any) -> None:
 @click.option("--dry-run", is_flag=True, help="Only say what it would cost, and how many students repay that.")
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Ask the teacher again about a few rows.")
 @opt.compute
+@opt.memory_limit
 @opt.force
 @opt.common
 @opt.example("kdtool cache-teacher --views epochs:30")
@@ -86,7 +100,7 @@ def cache_teacher(as_json: bool, dry_run: bool, **asked: Any) -> None:
     if dry_run:
         _show_cost(as_json, asked)
         return
-    result = run(**asked, progress=on_stderr)
+    result = run(**asked, progress=on_stderr, on_note=opt.note)
     done = "already there" if result["unchanged"] else f"{result['images_per_s']:,.0f} img/s"
     opt.show(
         result,
@@ -116,7 +130,7 @@ def _show_cost(as_json: bool, asked: dict[str, Any]) -> None:
     from toolkit.pipeline.cache_cost import cache_cost
 
     wanted = {name: value for name, value in asked.items() if name != "verify"}
-    cost = cache_cost(**wanted, progress=on_stderr)
+    cost = cache_cost(**wanted, progress=on_stderr, on_note=opt.note)
     repaid = ", ".join(
         f"{students} on {float(fraction):.0%} of the rows" for fraction, students in cost["students_to_repay"].items()
     )
@@ -210,6 +224,7 @@ def views(as_json: bool, **asked: Any) -> None:
 @click.option("--name", help="Name of the subset.  [default: from its settings]")
 @click.option("--index-only", is_flag=True, help="Name the rows of the packed data instead of copying them.")
 @opt.data_set
+@opt.memory_limit
 @opt.force
 @opt.common
 @opt.example("kdtool build-subset --frac 0.5")
@@ -280,6 +295,7 @@ def _show_methods(as_json: bool) -> None:
 @click.option("--name", help="Name of the run.  [default: from its settings]")
 @click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="As in pack, for the test split.")
 @opt.compute
+@opt.memory_limit
 @opt.force
 @opt.common
 @opt.example("kdtool distill --arch resnet8 --alpha 1 --temperature 4")
@@ -304,21 +320,25 @@ def distill(as_json: bool, **asked: Any) -> None:
 @click.option("--dataset", help="Data set, as in pack.  [default: the one it was trained on]")
 @click.option("--split", type=click.Choice(["train", "test"]), default="test", show_default=True)
 @opt.network
+@opt.class_map
+@click.option("--size", type=int, help="Scale images to this side, of data shown in resized crops.  [default: theirs]")
+@click.option("--crop", type=float, help="Share of the shorter side that the middle square has.  [default: 0.875]")
 @click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="As in pack.")
 @click.option("--limit", type=int, help="As in pack.")
 @opt.compute
 @opt.common
 @opt.example("kdtool evaluate kdtool-work/teachers/mine/teacher.pt")
 def evaluate(as_json: bool, **asked: Any) -> None:
-    """Accuracy of a teacher or student (a file, or its folder).  Reads the checkpoint and data/; writes nothing."""
+    """Accuracy of a teacher or student (a file, its folder, or torchvision:…).  Reads it and data/; writes nothing."""
     from toolkit.core.progress import on_stderr
-    from toolkit.pipeline.inspect import evaluate as run
+    from toolkit.pipeline.evaluate import evaluate as run
 
-    result = run(**asked, progress=on_stderr)
+    result = run(**asked, progress=on_stderr, on_note=opt.note)
     shown = {name: "     –  " if found is None else f"{found:6.2f} %" for name, found in result["per_class"].items()}
     classes = [f"  {accuracy}  {name}" for name, accuracy in shown.items()]
     summary = f"{result['path']}: {result['top1']:.2f} % of {result['rows']:,} {result['split']} images"
-    opt.show(result, as_json, f"{summary} of {result['dataset']}", *classes)
+    height, width = result["size"]
+    opt.show(result, as_json, f"{summary} of {result['dataset']}, {height} × {width} pixels", *classes)
 
 
 def _fed(result: dict[str, Any]) -> str:
@@ -343,6 +363,7 @@ def _epoch_line(result: Any) -> None:
 
 
 COMMANDS = [
+    doctor,
     pack,
     noise,
     train_teacher,
@@ -360,5 +381,6 @@ COMMANDS = [
     report,
     evaluate,
     export,
+    ls,
     inspect,
 ]

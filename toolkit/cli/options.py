@@ -75,9 +75,20 @@ data_set = together(
     click.option(
         "--data-dir",
         type=click.Path(path_type=Path, file_okay=False),
-        help="Where to look for its files first, and to download them to.",
+        help="Where to look for its files first, and to download them to; of image folders, where train/ lies.",
     ),
     click.option("--limit", type=int, help="Use only this many rows of each split, class-balanced."),
+)
+
+
+image_folder = together(
+    click.option("--max-resolution", type=int, help="Of image folders: the longer side at most.  [default: 500]"),
+    click.option("--write-mode", help="Of image folders: jpg, raw, or smart (raw up to 64 KiB).  [default: jpg]"),
+    click.option("--jpeg-quality", type=int, help="Of image folders, 1 to 100.  [default: 90]"),
+    click.option("--size", type=int, help="Of image folders: side of the network's input.  [default: 224]"),
+    click.option("--family", help="Of image folders: resized-crop does not mirror.  [default: resized-crop-flip]"),
+    click.option("--least-area", type=int, help="Of image folders: of a crop, in percent.  [default: 8]"),
+    click.option("--on-bad", help="Of image folders: fail, or skip what can't be read.  [default: fail]"),
 )
 
 
@@ -92,12 +103,20 @@ network = together(
     click.option("--width", type=int, help="Of a plain state_dict's CIFAR-style ResNet.  [default: 16]"),
 )
 
+class_map = click.option(
+    "--class-map",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="YAML or JSON: for each class of the data, name or number of a library's teacher's.  [default: by name]",
+)
+
 teacher = together(
     click.option(
         "--teacher",
-        help="A name, or a file: a checkpoint or a plain state_dict.  [default: the one that comes with kdtool]",
+        help="A name, torchvision:NETWORK@WEIGHTS or timm:NETWORK.WEIGHTS, or a file: a checkpoint or a plain "
+        "state_dict.  [default: the one that comes with kdtool]",
     ),
     network,
+    class_map,
 )
 
 compute = together(
@@ -113,10 +132,21 @@ compute = together(
 
 optimisation = together(
     click.option("--width", default=16, show_default=True, help="Channels of the first stage (CIFAR-style ResNets)."),
-    click.option("--recipe", default="fast", show_default=True, help="paper-cifar, paper-imagenet or fast."),
+    click.option(
+        "--recipe",
+        default="fast",
+        show_default=True,
+        help="fast, paper-cifar, paper-imagenet, or ffcv-imagenet-rn18-E and -rn50-E: E 16, 24, 32, 40, 56 or 88.",
+    ),
     click.option("--epochs", type=int, help="Instead of the recipe's."),
     click.option("--batch-size", type=int, help="Instead of the recipe's."),
     click.option("--lr", type=float, help="Learning rate, instead of the recipe's."),
+    click.option(
+        "--label-smoothing", type=float, help="Share of each label spread over all classes.  [default: the recipe's]"
+    ),
+    click.option(
+        "--ema", type=float, metavar="DECAY", help="Keep an average of the weights, so much of it at each step: 0.999."
+    ),
     click.option("--seed", default=0, show_default=True, help="Initialisation, order and views."),
     click.option(
         "--source",
@@ -146,6 +176,13 @@ class Alpha(click.ParamType):
         except ValueError:
             return value
 
+
+memory_limit = click.option(
+    "--memory-limit",
+    metavar="SIZE",
+    help="8G, 512MiB: what all processes of this command may take on this machine. Data are held in memory only where "
+    "they fit into half of what is left of it, and what can't be smaller is refused.  [default: what is free]",
+)
 
 force = click.option("--force", is_flag=True, help="Make it again even if it is there.")
 

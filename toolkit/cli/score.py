@@ -28,6 +28,7 @@ from toolkit.cli import options as opt
 @click.option("--name", help="Of the imported score.")
 @click.option("--low-is-hard", is_flag=True, help="Turn the sign of the imported score: in kdtool, high is hard.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@opt.memory_limit
 @opt.force
 @opt.common
 @opt.example("kdtool score --score prototype --score knn_distance")

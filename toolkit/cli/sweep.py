@@ -37,13 +37,15 @@ _ASKED = opt.together(
     click.option("--iterations", help="Stop after this many steps instead of whole epochs."),
     click.option("--batch-size", help="Instead of the recipe's."),
     click.option("--lr", help="Instead of the recipe's."),
+    click.option("--label-smoothing", help="As in distill; of the cells whose alpha is below 1."),
+    click.option("--ema", help="As in distill."),
     click.option("--width", help="Channels of the first stage (CIFAR-style ResNets)."),
     click.option("--compile", is_flag=True, default=None, help="Compile the networks first."),
     click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]"),
     click.option("--precision", help="auto, float32 or bfloat16.  [default: auto]"),
     click.option("--name", help="Name of the sweep.  [default: the file's, or from its settings]"),
 )
-_HOW = ("workspace", "jobs", "threads", "source", "data_dir", "dry_run")
+_HOW = ("workspace", "jobs", "threads", "source", "memory_limit", "data_dir", "dry_run")
 
 
 def _shard(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int]:
@@ -60,15 +62,16 @@ def _shard(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
 @click.option("--jobs", type=int, help="Students at a time.  [default: CPUs over --threads; on a GPU 1]")
 @click.option("--threads", type=int, help="CPU threads of each.  [default: 1; on a GPU torch's choice]")
 @click.option("--source", default="auto", show_default=True, help="As in distill.")
+@opt.memory_limit
 @click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="As in pack.")
 @click.option("--dry-run", is_flag=True, help="Only list the cells, what is done, and what there is to make.")
 @opt.common
 @opt.example("kdtool sweep --frac 0.1 --frac 0.3 --alpha 0 --alpha 1 --seed 0..2")
 def sweep(file: Path | None, shard: tuple[int, int], as_json: bool, dry_run: bool, **given: Any) -> None:
-    """Train a student for every combination of settings.  FILE is YAML whose keys are these options' names, each a
-    value or a list; what an option says overrides it.  Makes caches and subsets where missing; writes runs/ and
-    sweeps/<name>/.  Shards of machines without a common disk are one study once their runs/ and sweeps/ are copied
-    into one workspace: kdtool runs --sweep NAME."""
+    """Train a student for every combination of settings.  FILE is YAML whose keys are the names of the options up to
+    --name, each a value or a list; what an option says overrides it.  Makes caches and subsets where missing; writes
+    runs/ and sweeps/<name>/.  Shards of machines without a common disk are one study once their runs/ and sweeps/ are
+    copied into one workspace: kdtool runs --sweep NAME."""
     from toolkit.core.errors import FailureError
     from toolkit.core.progress import line_above, on_stderr
     from toolkit.pipeline.sweep.file import read_sweep

@@ -190,3 +190,12 @@ def read_json(path: Path, made_by: str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise FailureError(f"{path}: expected a JSON object, found {type(record).__name__}. Run: {made_by}")
     return record
+
+
+def size_in_words(count: float) -> str:
+    """Bytes: 512 B, 1.2 MB, 3.4 GB; in powers of 1,000."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} GB"

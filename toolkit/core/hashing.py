@@ -47,6 +47,11 @@ def rng_for(*counters: int) -> np.random.Generator:
     return np.random.default_rng(int(mix(*counters)))
 
 
+def smallest_index(rows: int) -> type[np.signedinteger]:
+    """The type for numbers below `rows`: of four bytes, up to two thousand million."""
+    return np.int32 if rows <= 1 << 31 else np.int64
+
+
 def fingerprint(*parts: Any) -> str:
     """16 hexadecimal digits of SHA-256 over the parts: bytes-like, or text (as str)."""
     digest = hashlib.sha256()

@@ -17,12 +17,13 @@ from typing import Any
 from toolkit.core.errors import UsageError
 from toolkit.core.hashing import fingerprint
 
+LIBRARIES = ("torchvision:", "timm:")  # whose networks are known by name
 _LONGEST = 200  # characters of someone else's error message
 
 
 def is_reference(name: str) -> bool:
     """Whether a name is of one's own code, module:function, and not one that kdtool knows."""
-    return ":" in name and not name.startswith("torchvision:")
+    return ":" in name and not name.startswith(LIBRARIES)
 
 
 def imported(reference: str, what: str) -> Callable[..., Any]:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from toolkit.core.memory import left_bytes
+
 if TYPE_CHECKING:
     import torch
 
@@ -62,7 +64,8 @@ class _Rows:
 
         self.device = torch.device(device)
         self.features_nd = features_nd
-        held = features_nd.shape[0] * features_nd.shape[1] * 4 <= HELD_BYTES
+        most = min(HELD_BYTES, left_bytes() // 4) if self.device.type == "cpu" else HELD_BYTES
+        held = features_nd.shape[0] * features_nd.shape[1] * 4 <= most
         self.held_nd = self._send(features_nd) if held else None
         total_d = torch.zeros(features_nd.shape[1], dtype=torch.float64, device=self.device)
         for start in range(0, len(features_nd), COLUMNS):

@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
-Arrays = tuple[np.ndarray, np.ndarray]
+
+class Images(Protocol):
+    """`images[row]` is (h, w, 3) uint8, as of an array (n, h, w, 3)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: Any) -> np.ndarray: ...
+
+
+Arrays = tuple[Images, np.ndarray]
 
 
 @dataclass(frozen=True)

@@ -158,6 +158,16 @@ def _found(typefaces: tuple[Typeface, ...], folder: Path) -> dict[Typeface, Path
     return {typeface: installed[typeface.file] for typeface in typefaces}
 
 
+def glyphs_in(fonts: Path | None = None) -> Path | None:
+    """The folder that holds all typefaces, `fonts` or FONTS; None where one is missing."""
+    folder = fonts or FONTS
+    try:
+        _found((*TRAINING, *HELD_OUT), folder)
+    except FailureError:
+        return None
+    return folder
+
+
 def _opened(typeface: Typeface, path: Path, pixels: int) -> FreeTypeFont:
     from PIL import ImageFont
 

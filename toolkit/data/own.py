@@ -27,7 +27,8 @@ import numpy as np
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.imported import aside, imported, told
 from toolkit.core.progress import Progress, silent
-from toolkit.data.arrays import Arrays, Source, as_rgb
+from toolkit.data.arrays import Arrays, Images, Source, as_rgb
+from toolkit.data.spilled import Spilled
 
 LEAST_AREA = 8
 _MOST_PADDING = 63  # by default: a plan numbers its views in sixteen bits, mirrored ones too
@@ -38,8 +39,9 @@ _DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # PIL's, of more th
 _LEAVE_OUT = "leave out ToTensor() and Normalize(), as kdtool normalises"
 
 
-def own_source(reference: str, progress: Progress = silent) -> Source:
-    """The source that the function behind `reference` describes; its training split is read once, into memory.
+def own_source(reference: str, progress: Progress = silent, spill: Path | None = None) -> Source:
+    """The source that the function behind `reference` describes. A split is read once, into a file without a name in
+    the folder `spill` (default: the system's for such files).
 
     Raises UsageError for a function that can't be found, and FailureError naming the first bad row of what it returns.
     """
@@ -50,7 +52,7 @@ def own_source(reference: str, progress: Progress = silent) -> Source:
     if family not in _FAMILIES:
         raise FailureError(f"{of}: its family must be one of {', '.join(_FAMILIES)}, found {family!r}")
     one_size = family not in _CROPS
-    images, labels_n = _read(training, f"{of}, train split", one_size, None, progress)
+    images, labels_n = _read(training, f"{of}, train split", one_size, None, progress, spill)
     names = _class_names(training, labels_n, of)
     mean, std = _moments(images)
     side = min(images[0].shape[:2])
@@ -60,8 +62,8 @@ def own_source(reference: str, progress: Progress = silent) -> Source:
             raise UsageError(f"--data-dir is for data sets that kdtool knows by name: {reference} finds its own files")
         if split == "train":
             return images, labels_n
-        size = images.shape[1:3] if one_size else None
-        found = _read(_split(build, reference, split), f"{of}, {split} split", one_size, size, progress)
+        size = images[0].shape[:2] if one_size else None
+        found = _read(_split(build, reference, split), f"{of}, {split} split", one_size, size, progress, spill)
         _check_labels(found[1], len(names), f"{of}, {split} split")
         return found
 
@@ -99,14 +101,13 @@ def _split(build: Callable[[str], Any], reference: str, split: str) -> Any:
 
 
 def _read(
-    dataset: Any, of: str, one_size: bool, size: tuple[int, ...] | None, progress: Progress
-) -> tuple[np.ndarray, np.ndarray]:
-    """(images, labels (n,) int64): (n, h, w, 3) uint8 where they must be of one size, that of the training split or
-    of row 0, and else (n,) of arrays (h, w, 3)."""
+    dataset: Any, of: str, one_size: bool, size: tuple[int, ...] | None, progress: Progress, spill: Path | None
+) -> tuple[Images, np.ndarray]:
+    """(images, labels (n,) int64), the images of one size where they must be: that of the training split or of row
+    0."""
     rows = len(dataset)
-    images = np.empty(rows, dtype=object)
     labels_n = np.empty(rows, dtype=np.int64)
-    with progress(f"read {of.partition(', ')[2]}", rows, "img") as tick:
+    with progress(f"read {of.partition(', ')[2]}", rows, "img") as tick, Spilled(rows, spill) as images:
         for row in range(rows):
             image, labels_n[row] = _row(dataset, row, of)
             if row < _READ_TWICE:
@@ -118,13 +119,12 @@ def _read(
                     )
             if one_size and row == 0:
                 size = size or image.shape[:2]
-                images = np.empty((rows, *size, 3), dtype=np.uint8)
             if one_size and image.shape[:2] != size:
                 raise FailureError(
                     f"{of}: row {row} is of {image.shape[0]} × {image.shape[1]} pixels, not {size[0]} × {size[1]} as "  # type: ignore[index]
                     "those before it. Resize them, or give the Dataset family = 'resized-crop' and a size"
                 )
-            images[row] = image
+            images.add(image)
             tick(1)
     return images, labels_n
 
@@ -206,14 +206,14 @@ def _class_names(dataset: Any, labels_n: np.ndarray, of: str) -> tuple[str, ...]
     return tuple(names or (f"class {number}" for number in range(classes)))
 
 
-def _moments(images: np.ndarray) -> tuple[list[float], list[float]]:
+def _moments(images: Images) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel over 0 … 1, from counts of each value: exact, in any order. That of a
     channel which never varies is 1, as nothing is left of it to divide."""
     counts = np.zeros((3, 256), dtype=np.int64)
-    many = images if images.dtype == object else (images[at : at + 256] for at in range(0, len(images), 256))
-    for pixels_hw3 in many:
+    for start in range(0, len(images), 256):
+        pixels_p3 = np.concatenate([images[at].reshape(-1, 3) for at in range(start, min(start + 256, len(images)))])
         for channel in range(3):
-            counts[channel] += np.bincount(pixels_hw3[..., channel].ravel(), minlength=256)
+            counts[channel] += np.bincount(pixels_p3[:, channel], minlength=256)
     values, pixels = np.arange(256), int(counts[0].sum())
     mean, std = [], []
     for row in counts:

@@ -11,21 +11,21 @@ from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.imported import checked_reference, is_reference
 from toolkit.core.places import place_in_class
 from toolkit.core.progress import Progress, silent
-from toolkit.data.arrays import Arrays
+from toolkit.data.arrays import Arrays, Images
 from toolkit.data.sources import source_named
 from toolkit.formats.beton import open_beton
-from toolkit.formats.dataset import SPLITS, DataRecord, data_key, noise_named
+from toolkit.formats.dataset import SPLITS, DataRecord, data_key, is_image_folder, noise_named
 
 
 class _Samples:
-    def __init__(self, images_nhwc: np.ndarray, labels_n: np.ndarray) -> None:
-        self.images_nhwc, self.labels_n = images_nhwc, labels_n
+    def __init__(self, images: Images, labels_n: np.ndarray) -> None:
+        self.images, self.labels_n = images, labels_n
 
     def __len__(self) -> int:
         return len(self.labels_n)
 
     def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
-        return self.images_nhwc[row], int(self.labels_n[row])
+        return self.images[row], int(self.labels_n[row])
 
 
 def first_of_each_class(labels_n: np.ndarray, count: int) -> np.ndarray:
@@ -39,26 +39,29 @@ def balanced_head(labels_n: np.ndarray, limit: int) -> np.ndarray:
 
 
 def _limited(arrays: Arrays, limit: int | None) -> Arrays:
-    images_nhwc, labels_n = arrays
+    images, labels_n = arrays
     if limit is None:
         return arrays
     rows = balanced_head(labels_n, limit)
-    return images_nhwc[rows], labels_n[rows]
+    return images[rows], labels_n[rows]
 
 
 def check_limit(dataset: str, limit: int | None) -> None:
-    """Raises UsageError for an unknown data set, or a limit that would leave a class empty; of a data set of one's own,
-    whose classes are known once it is read, for less than one row."""
+    """Raises UsageError for an unknown data set, or a limit that would leave a class empty; of one's own and of image
+    folders, whose classes are known once they are read, for less than one row."""
     noisy = noise_named(dataset)
     base = dataset if noisy is None else noisy[0]
     if is_reference(base):
         checked_reference(base, "--dataset")
-        _refuse_limit(limit, 1)
+        refuse_limit(limit, 1)
+    elif is_image_folder(base):
+        refuse_limit(limit, 1)
     else:
-        _refuse_limit(limit, len(source_named(base).class_names))
+        refuse_limit(limit, len(source_named(base).class_names))
 
 
-def _refuse_limit(limit: int | None, classes: int) -> None:
+def refuse_limit(limit: int | None, classes: int) -> None:
+    """Raises UsageError for a limit that leaves a class empty."""
     if limit is not None and limit < classes:
         raise UsageError(f"--limit must be at least the number of classes ({classes}), got {limit}")
 
@@ -74,11 +77,11 @@ def pack(
     check_limit(dataset, limit)
     from toolkit.formats.beton_writer import write_beton
 
-    source = source_named(dataset, progress)
+    source = source_named(dataset, progress, folder)
     classes = len(source.class_names)
-    _refuse_limit(limit, classes)
+    refuse_limit(limit, classes)
     arrays = {split: _limited(source.load(split, data_dir), limit) for split in SPLITS}
-    height, width = source.size or arrays["train"][0].shape[1:3]
+    height, width = source.size or arrays["train"][0][0].shape[:2]
     record = DataRecord(
         dataset=dataset,
         classes=classes,
@@ -99,10 +102,10 @@ def pack(
     )
     record.plan  # noqa: B018 - views that can't be are refused before anything is written
     fingerprints = {}
-    for split, (images_nhwc, labels_n) in arrays.items():
+    for split, (images, labels_n) in arrays.items():
         path = folder / f"{split}.beton"
         try:
-            write_beton(_Samples(images_nhwc, labels_n), path, classes, workers, progress)
+            write_beton(_Samples(images, labels_n), path, classes, workers, progress)
         except FailureError as error:
             raise FailureError(f"data set {dataset}, {split} split: {error}") from error
         fingerprints[split] = open_beton(path).content_fingerprint()

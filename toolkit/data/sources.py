@@ -20,7 +20,7 @@ from toolkit.core.imported import is_reference
 from toolkit.core.places import place_in_class
 from toolkit.core.progress import Progress, silent
 from toolkit.data.arrays import Arrays, Source, as_rgb
-from toolkit.data.glyphs import kanji, load_glyphs
+from toolkit.data.glyphs import glyphs_in, kanji, load_glyphs
 
 LARGE_LEAST_AREA = 35  # percent: a smaller part of a kanji may be another kanji
 DEBIAN_FOLDER = Path("/usr/share/datasets")
@@ -98,6 +98,26 @@ def _torchvision(name: str, torchvision_class: str, data_dir: Path | None, **spl
             f"download failed ({reason}). Do one of: {install}put its files, as torchvision names them, in a folder "
             f"and pass it: kdtool pack --dataset {name} --data-dir FOLDER"
         ) from error
+
+
+def lies_in(name: str, data_dir: Path | None) -> Path | None:
+    """The folder where a data set of SOURCES lies and needs no download, None where none is known. Looks at names
+    alone; `data_dir` first."""
+    if name == "digits":
+        import sklearn
+
+        return Path(sklearn.__file__).parent / "datasets"
+    if name.startswith("glyphs-"):
+        return glyphs_in(data_dir)
+    downloaded = _download_folder()
+    if name in _IDX:
+        return _idx_folder(name, _IDX[name], data_dir) or _idx_folder(name, _IDX[name], downloaded)
+    places = [downloaded] if data_dir is None else [data_dir, downloaded]
+    return next((place for place in places if (place / _FILES[name]).exists()), None)
+
+
+_IDX = {"fashion-mnist": "FashionMNIST", "mnist": "MNIST", "kmnist": "KMNIST"}
+_FILES = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "svhn": "train_32x32.mat"}  # torchvision's
 
 
 def _load_digits(name: str, torchvision_class: str, split: str, data_dir: Path | None) -> Arrays:
@@ -185,13 +205,17 @@ SOURCES: dict[str, Source] = {
 }
 
 
-def source_named(name: str, progress: Progress = silent) -> Source:
-    """One of SOURCES, or of one's own, which is imported and read. Raises UsageError for a name that is neither."""
+def source_named(name: str, progress: Progress = silent, spill: Path | None = None) -> Source:
+    """One of SOURCES, or of one's own, which is imported and read, into a file in `spill`.
+
+    Raises UsageError for a name that is neither."""
     if is_reference(name):
         from toolkit.data.own import own_source
 
-        return own_source(name, progress)
+        return own_source(name, progress, spill)
     if name not in SOURCES:
-        known = unknown_name("data set", name, list(SOURCES))
-        raise UsageError(f"{known}; and what kdtool noise makes of them, or module:function for one of your own")
+        known = unknown_name("data set", name, [*SOURCES, "imagefolder", "imagenet"])
+        raise UsageError(
+            f"{known}; imagefolder-NAME, what kdtool noise makes of them, or module:function for one of your own"
+        )
     return SOURCES[name]

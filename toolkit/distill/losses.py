@@ -54,23 +54,29 @@ def no_mean_over_rows(loss: str) -> UsageError:
     )
 
 
-def distillation_loss(alpha: float, temperature: float | None, loss: str = "kd", beta: float | None = None) -> Loss:
+def distillation_loss(
+    alpha: float, temperature: float | None, loss: str = "kd", beta: float | None = None, label_smoothing: float = 0.0
+) -> Loss:
     """(1 − α)·CE(labels) + α·L(student, teacher), L one of LOSSES: Ben-Baruch et al. (ICML 2025), equation 1, for KD.
 
-    α = 0 never looks at the teacher's logits, α = 1 never at the labels but through L. `temperature` and `beta` are for
-    losses that have them; without `beta` it is the loss's own. Where the batch has weights, both terms are
-    means of w_i·l_i: over batches drawn evenly from a subset whose weights have mean 1, that estimates the subset's
-    weighted mean Σ w_i l_i / Σ w_i without bias, as a division by the batch's own Σ w_i would not. The loss raises
-    UsageError for a TopK, or for weights, that L is not exact on.
+    α = 0 never looks at the teacher's logits, α = 1 never at the labels but through L. `label_smoothing` is of CE's
+    labels alone: see `weighted_cross_entropy`. `temperature` and `beta` are for losses that have them; without `beta`
+    it is the loss's own. Where the batch has weights, both terms are means of w_i·l_i: over batches drawn evenly from a
+    subset whose weights have mean 1, that estimates the subset's weighted mean Σ w_i l_i / Σ w_i without bias, as a
+    division by the batch's own Σ w_i would not. The loss raises UsageError for a TopK, or for weights, that L is not
+    exact on.
     """
     kind = LOSSES[loss]
     fixed = {"temperature": temperature} if kind.temperature else {}
     if kind.beta is not None:
         fixed["beta"] = kind.beta if beta is None else beta
 
+    def labelled(student_bc: Tensor, batch: Batch) -> Tensor:
+        return weighted_cross_entropy(student_bc, batch.labels_b, batch.weights_b, label_smoothing)
+
     def whole(student_bc: Tensor, batch: Batch) -> Tensor:
         if alpha == 0:
-            return weighted_cross_entropy(student_bc, batch.labels_b, batch.weights_b)
+            return labelled(student_bc, batch)
         given: dict[str, Tensor | None] = {"labels_b": batch.labels_b} if kind.labels else {}
         if kind.weights:
             given["weights_b"] = batch.weights_b
@@ -79,6 +85,6 @@ def distillation_loss(alpha: float, temperature: float | None, loss: str = "kd",
         taught = kind.function(student_bc, batch.logits_bc, **given, **fixed)
         if alpha == 1:
             return taught
-        return (1 - alpha) * weighted_cross_entropy(student_bc, batch.labels_b, batch.weights_b) + alpha * taught
+        return (1 - alpha) * labelled(student_bc, batch) + alpha * taught
 
     return whole

@@ -80,8 +80,14 @@ def mean(losses_b: Tensor, weights_b: Tensor | None) -> Tensor:
     return losses_b.mean() if weights_b is None else (losses_b * weights_b).mean()
 
 
-def weighted_cross_entropy(student_bc: Tensor, labels_b: Tensor, weights_b: Tensor | None = None) -> Tensor:
-    """Cross-entropy, mean over the batch (see `mean`), in nats: a scalar."""
+def weighted_cross_entropy(
+    student_bc: Tensor, labels_b: Tensor, weights_b: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """Cross-entropy with labels smoothed by ε, mean over the batch (see `mean`), in nats: a scalar.
+
+    (1 − ε)·(−log p_y) + ε·Σ_k (−log p_k)/c for each row of label y: Szegedy et al., Rethinking the Inception
+    Architecture (CVPR 2016), section 7, with the uniform distribution over the c classes.
+    """
     if weights_b is None:
-        return F.cross_entropy(student_bc, labels_b)
-    return mean(F.cross_entropy(student_bc, labels_b, reduction="none"), weights_b)
+        return F.cross_entropy(student_bc, labels_b, label_smoothing=label_smoothing)
+    return mean(F.cross_entropy(student_bc, labels_b, reduction="none", label_smoothing=label_smoothing), weights_b)

@@ -10,7 +10,9 @@ import multiprocessing
 import os
 import queue
 import signal
-from collections.abc import Callable, Iterable
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,10 +29,11 @@ with torch_threads_kept():
     from ffcv.fields import IntField, RGBImageField, rgb_image
     from ffcv.memory_allocator import MemoryAllocator
     from ffcv.types import ALLOC_TABLE_TYPE
-    from ffcv.writer import DatasetWriter
+    from ffcv.writer import DatasetWriter, worker_job_indexed_dataset
 
 _IMAGE_MODES = {mode: rgb_image.IMAGE_MODES[mode] for mode in ("raw", "jpg")}  # Numba's takes 5 µs a look-up
 _POLL_S = 0.05
+_SMART_BYTES = 1 << 16
 
 
 class Samples(Protocol):
@@ -41,32 +44,67 @@ class Samples(Protocol):
     def __getitem__(self, row: int) -> tuple[np.ndarray, int]: ...
 
 
+@dataclass(frozen=True)
+class Storage:
+    """How FFCV stores images: `raw` pixels; `jpg`, at `jpeg_quality` from 1 to 100; or `smart`, raw up to 65,536 bytes
+    of pixels and jpg above. Before that, a longer side than `max_resolution` is scaled to it by area averaging.
+
+    (FFCV's own smart compares the bytes to a threshold that it must be given: without one it stores all raw.)
+    """
+
+    write_mode: str = "raw"
+    jpeg_quality: int = 90
+    max_resolution: int | None = None
+
+    @property
+    def page_bytes(self) -> int:
+        """A power of two that holds any image of the resolution, as pixels or as a JPEG larger than them."""
+        most = 4 * (self.max_resolution or 0) ** 2
+        return max(PAGE_BYTES, 1 << (most - 1).bit_length() if most else 0)
+
+    def field(self) -> Any:
+        return RGBImageField(self.write_mode, self.max_resolution, _SMART_BYTES, self.jpeg_quality)
+
+
+PIXELS = Storage()
+
+
+def stored_size(size: tuple[int, ...], max_resolution: int | None) -> tuple[int, int]:
+    """The (height, width) at which FFCV stores an image of `size`: by its own arithmetic, which rounds down."""
+    height, width = size
+    if max_resolution is None or max(height, width) <= max_resolution:
+        return height, width
+    ratio = max_resolution / max(height, width)
+    return int(ratio * height), int(ratio * width)
+
+
 class _Checked:
     """Checks every sample before FFCV's encoder sees it, and adds the row number."""
 
-    def __init__(self, samples: Samples, classes: int) -> None:
-        self.samples, self.classes = samples, classes
+    def __init__(self, samples: Samples, classes: int, storage: Storage) -> None:
+        self.samples, self.classes, self.storage = samples, classes, storage
 
     def __getitem__(self, row: int) -> tuple[np.ndarray, int, int]:
         try:
             image, label = self.samples[row]
         except OSError as error:  # told apart here from one of the disk that is written to
             raise FailureError(f"row {row}: could not be read ({error})") from error
-        wrong = _what_is_wrong(image, label, self.classes)
+        wrong = _what_is_wrong(image, label, self.classes, self.storage)
         if wrong:
             raise FailureError(f"row {row}: expected {wrong}. Mend the source, then pack again")
         return image, int(label), row
 
 
-def _what_is_wrong(image: Any, label: Any, classes: int) -> str:
+def _what_is_wrong(image: Any, label: Any, classes: int, storage: Storage) -> str:
     """`what was expected, found what`; nothing for a sample that FFCV can write."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         return f"an image of shape (height, width, 3) and type uint8, found {found}"
-    if 0 in image.shape or max(image.shape) >= 1 << 16:
+    stored = stored_size(image.shape[:2], storage.max_resolution)
+    if 0 in stored or max(stored) >= 1 << 16:
         return f"an image of 1 to 65,535 pixels a side, found {image.shape[:2]}"
-    if image.nbytes > PAGE_BYTES:
-        return f"an image of at most {PAGE_BYTES:,} bytes, found {image.nbytes:,}"
+    if stored[0] * stored[1] * 3 > storage.page_bytes:
+        return f"an image of at most {storage.page_bytes:,} bytes, found {image.nbytes:,}"
     if not isinstance(label, (int, np.integer)) or not 0 <= label < classes:
         return f"a label from 0 to {classes - 1}, found {label}"
     return ""
@@ -78,6 +116,7 @@ def _reporting(work: Callable[..., None], errors: Any, *arguments: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told too, and ends its workers
     end_with_parent()
     rgb_image.IMAGE_MODES = _IMAGE_MODES  # in this process alone
+    rgb_image.cv2.setNumThreads(1)  # each worker has a CPU of its own
     try:
         work(*arguments)
     except Exception as error:
@@ -85,6 +124,46 @@ def _reporting(work: Callable[..., None], errors: Any, *arguments: Any) -> None:
         errors.close()
         errors.join_thread()
         os._exit(1)  # FFCV's other workers may wait on this one's page: no clean-up can be hoped for
+
+
+class _Allocations:
+    """FFCV's list of (row, ptr, bytes), in 24 bytes each."""
+
+    def __init__(self) -> None:
+        self.numbers = array("Q")
+
+    def __len__(self) -> int:
+        return len(self.numbers) // 3
+
+    def __getitem__(self, at: int) -> tuple[int, ...]:
+        first = range(0, len(self.numbers), 3)[at]
+        return tuple(self.numbers[first : first + 3])
+
+    def append(self, allocation: tuple[int, int, int]) -> None:
+        self.numbers.extend(allocation)
+
+    def pop(self) -> None:
+        del self.numbers[-3:]
+
+
+class _Allocator(MemoryAllocator):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.allocations = _Allocations()
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Rows start … stop − 1, as FFCV goes through them."""
+
+    start: int
+    stop: int
+
+    def __iter__(self) -> Iterator[Any]:
+        return ((row, row) for row in range(self.start, self.stop))
+
+    def __len__(self) -> int:
+        return self.stop - self.start
 
 
 class SupervisedWriter(DatasetWriter):
@@ -104,7 +183,7 @@ class SupervisedWriter(DatasetWriter):
         done = fork.Value(ctypes.c_uint64, 0)
         for item in [*queue_content, *[None] * self.num_workers]:
             work.put(item)
-        allocator = MemoryAllocator(self.fname, self.data_region_start, self.page_size)
+        allocator = _Allocator(self.fname, self.data_region_start, self.page_size)
         shared = (work, self.metadata_sm, self.metadata_type, self.fields, allocator, done, results, *extra)
         workers = [
             fork.Process(target=_reporting, args=(work_fn, errors, *shared), daemon=True)
@@ -113,8 +192,8 @@ class SupervisedWriter(DatasetWriter):
         try:
             for worker in workers:
                 worker.start()
-            # as one entry: FFCV makes an array of each
-            self.finalize([np.array(self._allocations(workers, done, results, errors), dtype=ALLOC_TABLE_TYPE)])
+            # as one entry: FFCV makes an array of each, and one of these
+            self.finalize([np.concatenate(self._allocations(workers, done, results, errors))])
         finally:
             for worker in workers:
                 worker.terminate()
@@ -123,20 +202,21 @@ class SupervisedWriter(DatasetWriter):
             self.metadata_sm.close()
             self.metadata_sm.unlink()
 
-    def _allocations(self, workers: list[Any], done: Any, results: Any, errors: Any) -> list[Any]:
+    def _allocations(self, workers: list[Any], done: Any, results: Any, errors: Any) -> list[np.ndarray]:
         """Waits for every worker's table of allocations, watching that they live."""
-        tables: list[list[Any]] = []
+        tables: list[np.ndarray] = []
         shown = 0
         with self._progress("pack", self.num_samples, "img") as tick:
             while len(tables) < len(workers):
                 try:
-                    tables.append(results.get(timeout=_POLL_S))
+                    numbers = np.array(results.get(timeout=_POLL_S).numbers, dtype=np.uint64)
+                    tables.append(numbers.view(ALLOC_TABLE_TYPE))
                 except queue.Empty:
                     if results.empty():  # a worker may have handed over its table and ended just now
                         self._raise_if_dead(workers, errors)
                 tick(done.value - shown)
                 shown = done.value
-        return [allocation for table in tables for allocation in table]
+        return tables
 
     @staticmethod
     def _raise_if_dead(workers: list[Any], errors: Any) -> None:
@@ -160,18 +240,22 @@ def write_beton(
     classes: int,
     workers: int = 2,
     progress: Progress = silent,
-    write_mode: str = "raw",
+    storage: Storage = PIXELS,
 ) -> None:
     """Packs `samples` in row order to `path`, which appears whole or not at all.
 
-    `write_mode` is FFCV's: `raw` pixels, or `jpg`.
-
     Raises FailureError naming the first bad sample found, or the reason why a writing process died.
     """
-    fields = dict(zip(FIELDS, (RGBImageField(write_mode=write_mode), IntField(), IntField()), strict=True))
-    if len(samples) == 0:
+    fields = dict(zip(FIELDS, (storage.field(), IntField(), IntField()), strict=True))
+    rows = len(samples)
+    if rows == 0:
         raise FailureError(f"{path}: there are no samples to write")
+    workers = min(workers, rows)
     with whole_file(path) as temporary:
-        writer = SupervisedWriter(str(temporary), fields, page_size=PAGE_BYTES, num_workers=workers, progress=progress)
-        rows = range(len(samples))
-        writer.from_indexed_dataset(_Checked(samples, classes), indices=list(rows), chunksize=500)
+        writer = SupervisedWriter(
+            str(temporary), fields, page_size=storage.page_bytes, num_workers=workers, progress=progress
+        )
+        # several chunks a worker, so that all end at about the same time
+        chunk = max(1, min(500, rows // (8 * workers)))
+        chunks = [_Chunk(start, min(start + chunk, rows)) for start in range(0, rows, chunk)]
+        writer._write_common(rows, chunks, worker_job_indexed_dataset, (_Checked(samples, classes, storage),))

@@ -62,10 +62,13 @@ class BlockReader:
 
     def read(self, name: str, positions: np.ndarray | None = None) -> np.ndarray:
         """A dataset, or its increasing `positions`, read front to back."""
-        if positions is None:
-            dataset = self._dataset(name)
-            return np.concatenate([np.empty((0, *dataset.shape[1:]), dataset.dtype), *self.blocks(name)])
-        return np.concatenate(list(self.read_blocks(name, positions)))
+        dataset, start = self._dataset(name), 0
+        rows = dataset.shape[0] if positions is None else len(positions)
+        values = np.empty((rows, *dataset.shape[1:]), dataset.dtype)
+        for block in self.blocks(name) if positions is None else self.read_blocks(name, positions):
+            values[start : start + len(block)] = block
+            start += len(block)
+        return values
 
     def read_blocks(self, name: str, positions: np.ndarray) -> Iterator[np.ndarray]:
         """The increasing `positions` of a dataset, BLOCK_ROWS rows at a time, never holding more than two blocks."""

@@ -23,6 +23,7 @@ import numpy as np
 from toolkit.core.errors import FailureError
 from toolkit.core.files import read_json, write_json
 from toolkit.core.hashing import fingerprint
+from toolkit.core.long_lists import read_long_lists, write_long_lists
 from toolkit.core.records import record_of
 from toolkit.formats.beton import Beton, open_beton
 from toolkit.formats.dataset import DataRecord, check_images
@@ -150,7 +151,7 @@ class _LoaderRecord:
     seed: int
     drop_last: bool
     fields: list[str]
-    indices: list  # of integers: millions, so numpy is left to find the one that is none
+    indices: list  # of integers, or empty where they were read as an array
     rows: list
 
 
@@ -161,30 +162,38 @@ class Bundle:
     data: DataRecord
 
     @cached_property
-    def _loader(self) -> _LoaderRecord:
+    def _loader(self) -> tuple[_LoaderRecord, dict[str, np.ndarray]]:
         path, made_by = self.folder / "loader.json", self.record.made_by
         try:
-            return record_of(_LoaderRecord, read_json(path, made_by))
+            record, arrays = read_long_lists(path, ("indices", "rows"), made_by)
+            return record_of(_LoaderRecord, record), arrays
         except ValueError as error:
             raise FailureError(f"{path}: not a loader record of this version ({error}). Run: {made_by}") from error
 
     def _numbers(self, name: str) -> np.ndarray:
+        record, arrays = self._loader
         try:
-            return np.asarray(getattr(self._loader, name), dtype=np.int64)
+            return np.asarray(arrays.get(name, getattr(record, name)), dtype=np.int64)
         except (TypeError, ValueError, OverflowError) as error:
             raise FailureError(
                 f"{self.folder / 'loader.json'}: {name} are not all integers ({error}). Run: {self.record.made_by}"
             ) from error
 
-    @cached_property
+    @property
     def rows_m(self) -> np.ndarray:
-        """The rows' numbers in the packed data, increasing. Raises FailureError when they are not those recorded."""
+        """The rows' numbers in the packed data, increasing: (m,) int64, made anew from what is held in half the bytes.
+
+        Raises FailureError when they are not those recorded."""
         rows_m = self._numbers("rows")
-        if rows_fingerprint(rows_m) != self.record.rows_fingerprint:
+        if self._rows_fingerprint != self.record.rows_fingerprint:
             raise FailureError(
                 f"{self.folder / 'loader.json'}: its rows are not those of subset.json. Run: {self.record.made_by}"
             )
         return rows_m
+
+    @cached_property
+    def _rows_fingerprint(self) -> str:
+        return rows_fingerprint(self._numbers("rows"))
 
     @property
     def indices_m(self) -> np.ndarray:
@@ -206,7 +215,7 @@ class Bundle:
 
     @property
     def images_path(self) -> Path:
-        return self.folder / self._loader.file
+        return self.folder / self._loader[0].file
 
     def images(self) -> Beton:
         """The image file, checked to hold the subset's rows. Raises FailureError when it does not."""
@@ -269,8 +278,8 @@ def write_bundle_records(
         "seed": record.seed,
         "drop_last": False,
         "fields": ["image", "label", "row"],
-        "indices": indices_m.tolist(),
-        "rows": rows_m.tolist(),
+        "indices": indices_m,
+        "rows": rows_m,
     }
-    write_json(folder / "loader.json", loader, compact_lists=True)
+    write_long_lists(folder / "loader.json", loader)
     write_json(folder / "subset.json", asdict(record))

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,9 @@ class CacheRecord:
     `cut_from` is the fingerprint of the slots that targets were copied from, None where the teacher ran for them.
     `teacher_top1` is None where nothing is known of the teacher on the test split: then there is no /test. Of imported
     logits `teacher_arch` is IMPORTED, `mean` and `std` are empty, and `precision` is unknown. `features_are` "logits"
-    of a network whose logits no linear layer makes; else they are what its last linear layer read.
+    of a network whose logits no linear layer makes; else they are what its last linear layer read. `teacher_weights`
+    says of torchvision's and timm's teachers which file they are, what images it was made for, and which classes are
+    the data's.
     """
 
     kind: str
@@ -72,6 +74,7 @@ class CacheRecord:
     versions: dict[str, str]
     cut_from: str | None = None
     features_are: str | None = None
+    teacher_weights: dict[str, Any] | None = None
 
     @property
     def imported(self) -> bool:
@@ -86,6 +89,10 @@ class CacheRecord:
             of = f"--subset {path.parent.parent.name}"
         files = "--logits FILE…" + ("" if self.teacher_top1 is None else " --test-logits FILE")
         return f"kdtool import-logits {of} --name {self.teacher} {files} --encoding {self.encoding} --force"
+
+    def to_record(self) -> dict[str, Any]:
+        """Its fields; of weights only where there is something to say, as an older kdtool does not know them."""
+        return {name: value for name, value in asdict(self).items() if name != "teacher_weights" or value is not None}
 
     def identity(self) -> dict[str, Any]:
         """What must agree between a cache and whoever adds to it or learns from it."""
@@ -183,7 +190,10 @@ class CacheReader(BlockReader):
         """What the teacher takes each test image for: (m,) int64; None where that is not known."""
         if not self.has_test:
             return None
-        return self.encoding.top_class({name: self.read(f"test/{name}") for name in self.encoding.arrays(0)})
+        names = list(self.encoding.arrays(0))
+        blocks = zip(*(self.blocks(f"test/{name}") for name in names), strict=True)
+        found = [self.encoding.top_class(dict(zip(names, block, strict=True))) for block in blocks]
+        return np.concatenate([np.empty(0, np.int64), *found])
 
     def check_views(self, sizes_n2: np.ndarray, slots: int) -> None:
         """Raises FailureError where this kdtool draws other views than those cached; sizes are the rows' images'."""

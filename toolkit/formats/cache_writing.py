@@ -9,7 +9,6 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -56,21 +55,21 @@ class CacheWriter:
 
 
 @contextmanager
-def new_blocks(path: Path, schema: int | str, record: Any) -> Iterator[CacheWriter]:
-    """A file of blocks that appears at `path` whole, when the block ends without an error. `record` is a dataclass."""
+def new_blocks(path: Path, schema: int | str, record: dict[str, Any]) -> Iterator[CacheWriter]:
+    """A file of blocks that appears at `path` whole, when the block ends without an error."""
     with (
         whole_file(path) as temporary,
         DeferringFile(temporary) as disk,
         h5py.File(disk, "w", libver=LIBVER) as file,  # from 1.8 on, HDF5 checksums its own tables
     ):
         file.attrs["schema"] = schema
-        file.attrs["record"] = json.dumps(asdict(record))
+        file.attrs["record"] = json.dumps(record)
         yield CacheWriter(file, disk)
 
 
 def new_cache(path: Path, record: CacheRecord) -> AbstractContextManager[CacheWriter]:
     """A cache that appears at `path` whole, when the block ends without an error."""
-    return new_blocks(path, SCHEMA, record)
+    return new_blocks(path, SCHEMA, record.to_record())
 
 
 @contextmanager
@@ -84,5 +83,5 @@ def grown_cache(
     """
     with appending(path, made_by) as (root, disk):
         root.attrs["schema"] = SCHEMA
-        root.attrs["record"] = json.dumps(asdict(record))
+        root.attrs["record"] = json.dumps(record.to_record())
         yield CacheWriter(root, disk)

@@ -18,6 +18,7 @@ import numpy as np
 
 from toolkit.core.errors import FailureError
 from toolkit.core.files import read_json, write_json
+from toolkit.core.folder_settings import FolderSettings, option
 from toolkit.core.records import record_of
 from toolkit.formats.beton import Beton, open_beton
 from toolkit.views.plan import Plan
@@ -25,6 +26,8 @@ from toolkit.views.plan import Plan
 SPLITS = ("train", "test")
 NOISE_FILE = "noise.json"
 
+_OF_FOLDERS = ("listing", "max_resolution", "write_mode", "jpeg_quality", "skipped")
+_FOLDERS = re.compile(r"imagenet|imagefolder(-[a-z0-9-]+)?", re.ASCII)
 _NOISY = re.compile(r"(?P<of>.+)-noise-(?P<rate>[0-9.e-]+)-s(?P<seed>[0-9]+)", re.ASCII)
 
 
@@ -52,6 +55,12 @@ class DataRecord:
     limit: int | None
     source: str
     least_area: int | None = None
+    # of an image folder: a fingerprint of its files' names and sizes, how they were packed, and how many could not be
+    listing: str | None = None
+    max_resolution: int | None = None
+    write_mode: str | None = None
+    jpeg_quality: int | None = None
+    skipped: int = 0
 
     @property
     def key(self) -> str:
@@ -64,7 +73,8 @@ class DataRecord:
         return Plan(self.family, self.height, self.width, padding, least_area=self.least_area)
 
     def to_record(self) -> dict[str, Any]:
-        return asdict(self)
+        """Its fields; those of an image folder only where it is one."""
+        return {name: value for name, value in asdict(self).items() if self.listing or name not in _OF_FOLDERS}
 
     @classmethod
     def from_record(cls, record: dict[str, Any], source: Path, made_by: str) -> DataRecord:
@@ -83,6 +93,12 @@ class DataRecord:
 
 def data_key(dataset: str, limit: int | None) -> str:
     return dataset if limit is None else f"{dataset}-limit-{limit}"
+
+
+def is_image_folder(dataset: str) -> bool:
+    """Whether a data set is packed from a folder of images: imagefolder, imagefolder-<name> or imagenet."""
+    named = _FOLDERS.fullmatch(dataset) is not None
+    return named and not any(word in f"{dataset}-" for word in ("-limit-", "-noise-"))  # kdtool's own additions
 
 
 def noise_name(dataset: str, rate: float, seed: int) -> str:
@@ -115,13 +131,26 @@ def check_images(beton: Beton, record: DataRecord, made_by: str) -> None:
         raise FailureError(f"{beton.path}: its labels are not all from 0 to {record.classes - 1}. Run: {made_by}")
 
 
-def pack_command(key: str) -> str:
-    """The command that makes the packed data in the folder `key` again; see `data_key`."""
+def recorded_settings(record: DataRecord) -> dict[str, Any]:
+    """FolderSettings.recorded, of an image folder that is packed."""
+    return {name: getattr(record, "height" if name == "size" else name) for name in FolderSettings().recorded}
+
+
+def pack_command(key: str, record: DataRecord | None = None) -> str:
+    """The command that makes the packed data in the folder `key` again; see `data_key`. Their `record`, where it is
+    known, tells with which options an image folder was packed."""
     dataset, _, limit = key.partition("-limit-")
     command, noisy = f"pack --dataset {dataset}", noise_named(dataset)
     if noisy is not None:
         of, rate, seed = noisy
         command = f"noise --dataset {of} --rate {rate:g} --seed {seed}"
+    elif is_image_folder(dataset):
+        command += " --data-dir D"
+        if record is not None and is_image_folder(record.dataset):
+            usual, skip = FolderSettings().recorded, " --on-bad skip" if record.skipped else ""
+            found = recorded_settings(record).items()
+            command += "".join(f" {option(name)} {value}" for name, value in found if value not in (None, usual[name]))
+            command += skip
     return f"kdtool {command}{limit and f' --limit {limit}'} --force"
 
 
@@ -138,7 +167,7 @@ class PackedData:
 
     def split(self, name: str) -> Beton:
         """`train` or `test`, its tables checked. Raises FailureError when the file is missing, damaged or another."""
-        record, made_by = self.record, pack_command(self.record.key)
+        record, made_by = self.record, pack_command(self.record.key, self.record)
         beton = open_beton(self.folder / f"{name}.beton", made_by)
         expected = {"train": record.train_rows, "test": record.test_rows}[name]
         if len(beton) != expected:
@@ -151,7 +180,7 @@ class PackedData:
         if self.record.test_fingerprint != known.test_fingerprint:
             raise FailureError(
                 f"{self.folder}: its test split ({self.record.test_fingerprint}) is not the one the subset knows "
-                f"({known.test_fingerprint}). Run: {pack_command(known.key)}"
+                f"({known.test_fingerprint}). Run: {pack_command(known.key, known)}"
             )
         return self.split("test")
 

@@ -15,6 +15,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ Arrays = dict[str, np.ndarray]
 
 def default_encoding(classes: int) -> str:
     """All logits, in eight bits each where they are many: what kept accuracy (`python -m benchmarks.encodings`)."""
-    return "float16" if classes <= 256 else "int8"
+    return "float16" if classes <= 200 else "int8"
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,25 @@ class TopLogits(Encoding):
 
     def top_class(self, arrays: Arrays) -> np.ndarray:
         return arrays["topk/indices"][:, 0].astype(np.int64)
+
+
+class DecodedRows:
+    """The logits of stored rows, (n, c) float32, decoded when asked for: `rows[at]`, of a slice or of positions."""
+
+    ndim, dtype = 2, np.dtype(np.float32)
+
+    def __init__(self, encoding: Encoding, arrays: Arrays) -> None:
+        self._encoding, self._arrays = encoding, arrays
+        self.shape = (len(next(iter(arrays.values()))), encoding.classes)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, at: Any) -> np.ndarray:
+        return self._encoding.dense({name: array[at] for name, array in self._arrays.items()})
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
 
 
 def _largest(logits_nc: np.ndarray, kept: int) -> np.ndarray:

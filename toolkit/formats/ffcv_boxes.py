@@ -23,17 +23,23 @@ with torch_threads_kept():
 _NUMBERS = 5  # top, left, height, width, mirrored
 
 
+def no_boxes(rows: int) -> np.ndarray:
+    """A table to be filled: (n, 5) uint16, as sides are at most 65,535 pixels."""
+    return np.zeros((rows, _NUMBERS), dtype=np.uint16)
+
+
 class BoxDecoder(ResizedCropRGBImageDecoder):
     """Cuts each row's box out of its raw or JPEG frame, scales it to (h, w) by area averaging as FFCV does, and mirrors
     it where the table says so.
 
-    `boxes_n5` is int32, of all rows of the file; change it in place between epochs, never within one.
+    `boxes_n5` is uint16, of all rows of the file; change it in place between epochs, never within one.
     """
 
     def __init__(self, boxes_n5: np.ndarray, height: int, width: int) -> None:
         super().__init__((height, width))
-        if boxes_n5.dtype != np.int32 or boxes_n5.shape[1:] != (_NUMBERS,) or not boxes_n5.flags.c_contiguous:
-            raise ValueError(f"boxes must be (n, {_NUMBERS}) int32 in one piece, got {boxes_n5.dtype} {boxes_n5.shape}")
+        if boxes_n5.dtype != np.uint16 or boxes_n5.shape[1:] != (_NUMBERS,) or not boxes_n5.flags.c_contiguous:
+            found = f"{boxes_n5.dtype} {boxes_n5.shape}"
+            raise ValueError(f"boxes must be (n, {_NUMBERS}) uint16 in one piece, got {found}")
         self.boxes_n5 = boxes_n5
 
     @property
@@ -62,11 +68,12 @@ class BoxDecoder(ResizedCropRGBImageDecoder):
                         stored.ctypes.data, stored.size, height, width, frame.ctypes.data,
                         height, width, 0, 0, 1, 1, no, no,
                     )  # fmt: skip
-                box = np.empty(5, np.int32)
+                box = np.empty(5, np.uint16)
                 copy(table + box_bytes * row, box.ctypes.data, box_bytes)
                 top, left, drawn = np.int64(box[0]), np.int64(box[1]), destination[at]
+                bottom, right = top + np.int64(box[2]), left + np.int64(box[3])
                 resize(
-                    0, frame.ctypes.data, height, width, top, top + box[2], left, left + box[3],
+                    0, frame.ctypes.data, height, width, top, bottom, left, right,
                     drawn.ctypes.data, drawn.shape[0], drawn.shape[1],
                 )  # fmt: skip
                 if box[4] == 1:

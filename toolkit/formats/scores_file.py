@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,7 +118,7 @@ def write_scores(
     system refuses; the old file is then as it was.
     """
     stored = {name: _stored(name, values_n, dtype) for name, (values_n, _) in scores.items()}
-    with new_blocks(path, SCORES_SCHEMA, record) as out:
+    with new_blocks(path, SCORES_SCHEMA, asdict(record)) as out:
         out.write("rows", _smallest(rows_n))
         out.write("labels", _smallest(labels_n))
         for name in sorted(scores):

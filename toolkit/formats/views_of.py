@@ -5,7 +5,7 @@ Shapes: m rows asked for, b batch, h and w height and width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from toolkit.views.plan import Plan
 from toolkit.views.render import Renderer
 
 _HELD_ROWS = 8192
+_HELD_BYTES = 1 << 26  # of frames
 
 
 class ViewReader:
@@ -31,16 +32,19 @@ class ViewReader:
 
     def slot(self, positions_m: np.ndarray, slot: int) -> Iterator[Tensor]:
         """The views of `slot` of the rows at `positions_m`, in that order: batches (b, h, w, 3) uint8."""
-        return self.views(positions_m, self.plan.views(self.beton.rows_n[positions_m], slot + 1)[:, slot])
+        return self._views(positions_m, lambda block, rows_b: self.plan.views_in(rows_b, np.full(len(rows_b), slot)))
 
     def views(self, positions_m: np.ndarray, views_m: np.ndarray) -> Iterator[Tensor]:
         """Like `slot`, for a view of each row's own."""
+        return self._views(positions_m, lambda block, rows_b: views_m[block])
+
+    def _views(self, positions_m: np.ndarray, views: Callable[[slice, np.ndarray], np.ndarray]) -> Iterator[Tensor]:
         for start in range(0, len(positions_m), _HELD_ROWS):
-            at = positions_m[start : start + _HELD_ROWS]
-            geometry = self.plan.geometry(
-                self.beton.rows_n[at], views_m[start : start + _HELD_ROWS], self.beton.sizes_n2[at]
-            )
-            yield from self._shifted(at, geometry) if self.plan.finite else self._boxed(at, geometry)
+            block = slice(start, start + _HELD_ROWS)
+            at = positions_m[block]
+            rows_b = self.beton.rows_n[at]
+            geometry = self.plan.geometry(rows_b, views(block, rows_b), self.beton.sizes_n2[at])
+            yield from self._shifted(at, geometry) if self.plan.finite else self.boxed(at, geometry)
 
     def frames(self, positions_m: np.ndarray) -> np.ndarray:
         """The whole frames of the rows at `positions_m`, in that order: (m, h, w, 3) uint8.
@@ -52,12 +56,20 @@ class ViewReader:
         return torch.cat(list(self._opened().batches(positions_m))).numpy()
 
     def _shifted(self, positions_m: np.ndarray, views_m3: np.ndarray) -> Iterator[Tensor]:
+        """Whole batches' frames at a time: batches are the same, however few are held."""
+        batches = _HELD_BYTES // (3 * self.plan.height * self.plan.width * self.batch_size)
+        rows = max(1, batches) * self.batch_size
+        for start in range(0, len(positions_m), rows):
+            yield from self._drawn(positions_m[start : start + rows], views_m3[start : start + rows])
+
+    def _drawn(self, positions_m: np.ndarray, views_m3: np.ndarray) -> Iterator[Tensor]:
         renderer = Renderer(torch.from_numpy(self.frames(positions_m)).to(self.device), self.plan)
         on_device_m3 = torch.from_numpy(views_m3).to(self.device)
         for b in torch.arange(len(positions_m), device=self.device).split(self.batch_size):
             yield renderer.draw(b, on_device_m3[b])
 
-    def _boxed(self, positions_m: np.ndarray, boxes_m5: np.ndarray) -> Iterator[Tensor]:
+    def boxed(self, positions_m: np.ndarray, boxes_m5: np.ndarray) -> Iterator[Tensor]:
+        """Like `slot`, for a box of each row's own (see Plan.geometry), of a family of resized crops."""
         for images_bhwc in self._opened().batches(positions_m, boxes_m5):
             yield images_bhwc.to(self.device)
 
@@ -73,14 +85,14 @@ class _RowLoader:
     def __init__(self, beton: Beton, plan: Plan, batch_size: int, workers: int) -> None:
         from toolkit.formats.ffcv_loader import open_loader
 
-        self._positions_m = np.arange(len(beton), dtype=np.uint64)
+        self._positions_m = np.empty(0, dtype=np.uint64)
         self._boxes_n5, decoder = None, None
         if plan.finite:
             beton.need_one_size()
         else:
-            from toolkit.formats.ffcv_boxes import BoxDecoder
+            from toolkit.formats.ffcv_boxes import BoxDecoder, no_boxes
 
-            self._boxes_n5 = np.zeros((len(beton), 5), dtype=np.int32)
+            self._boxes_n5 = no_boxes(len(beton))
             decoder = BoxDecoder(self._boxes_n5, plan.height, plan.width)
         self._loader = open_loader(beton.path, batch_size, workers=workers, decoder=decoder)
         self._loader.traversal_order = self

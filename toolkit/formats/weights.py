@@ -9,7 +9,7 @@ Shapes: m rows of the subset.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import h5py
@@ -39,7 +39,7 @@ def write_weights(path: Path, rows_m: np.ndarray, weights_m: np.ndarray, method:
     flaw = _flaw(weights_m, len(rows_m))
     if flaw:
         raise ValueError(f"weights by {method}: {flaw}")
-    with new_blocks(path, _SCHEMA, _WeightsRecord(method)) as out:
+    with new_blocks(path, _SCHEMA, asdict(_WeightsRecord(method))) as out:
         out.write("rows", np.asarray(rows_m, dtype=np.int64))
         out.write("weights", np.asarray(weights_m, dtype=np.float32))
 

@@ -41,6 +41,9 @@ def own_network(arch: str, classes: int, seed: int) -> nn.Module:
         raise UsageError(f"--arch {arch}: its network ({type(model).__name__}) has no parameters")
     if any(tensor.is_meta for tensor in (*parameters, *model.buffers())):
         raise UsageError(f"--arch {arch}: its network is on the meta device, so it has no numbers. Build it on the CPU")
+    odd = [name for name, value in model.state_dict().items() if not isinstance(value, torch.Tensor)]
+    if odd:
+        raise UsageError(f"--arch {arch}: no checkpoint keeps its {odd[0]}, which is no tensor. Make it one")
     if any(is_lazy(parameter) for parameter in parameters):
         raise UsageError(f"--arch {arch}: its network has lazy layers, which no seed reaches. Give them their sizes")
     return model

@@ -17,6 +17,7 @@ from toolkit.core.probabilities import look_like_probabilities
 from toolkit.models.counting import counted, images_seen
 from toolkit.models.heads import asked, head_of
 from toolkit.models.own import own_network
+from toolkit.models.pretrained import build_network
 from toolkit.models.resnet_cifar import DEPTHS, CifarResNet
 
 __all__ = ["CIFAR_RESNETS", "FeatureReader", "build_model", "check_network", "head_of", "images_seen", "load_weights"]
@@ -33,10 +34,11 @@ def _torchvision_names() -> list[str]:
 def build_model(arch: str, classes: int, width: int = 16, seed: int = 0) -> nn.Module:
     """A freshly initialised network that maps (b, 3, h, w) to logits (b, classes), float32.
 
-    `arch` is one of the CIFAR-style ResNets (resnet8 … resnet110; resnet32 means He et al.'s), `torchvision:<name>`, or
-    `module:function` for a network of one's own, which function(classes) returns; a torchvision name that is no
-    CIFAR-style one may stand bare. `width` belongs to the CIFAR-style ones. The same `seed` gives the same weights;
-    torch's global generator is left as it was. Raises UsageError for unknown names, and for what one's own code does.
+    `arch` is one of the CIFAR-style ResNets (resnet8 … resnet110; resnet32 means He et al.'s), `torchvision:<name>`,
+    `timm:<name>`, or `module:function` for a network of one's own, which function(classes) returns; a torchvision name
+    that is no CIFAR-style one may stand bare. `width` belongs to the CIFAR-style ones. The same `seed` gives the same
+    weights; torch's global generator is left as it was. Raises UsageError for unknown names, and for what one's own
+    code does, and FailureError where timm is not installed.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs' generators
@@ -47,6 +49,9 @@ def build_model(arch: str, classes: int, width: int = 16, seed: int = 0) -> nn.M
         if is_reference(arch):
             _refuse_width(arch, width)
             return counted(own_network(arch, classes, seed))
+        if arch.startswith("timm:"):
+            _refuse_width(arch, width)
+            return build_network(arch, classes)
         name = arch.removeprefix("torchvision:")
         known = _torchvision_names()
         if name not in known:
@@ -54,9 +59,7 @@ def build_model(arch: str, classes: int, width: int = 16, seed: int = 0) -> nn.M
             error = unknown_name("architecture", arch, [*CIFAR_RESNETS, *(known if name == arch else prefixed)])
             raise UsageError(f"{error}; or module:function for one of your own")
         _refuse_width(arch, width)
-        from torchvision.models import get_model
-
-        return counted(get_model(name, weights=None, num_classes=classes))
+        return build_network(f"torchvision:{name}", classes)
 
 
 def _refuse_width(arch: str, width: int) -> None:
@@ -64,17 +67,27 @@ def _refuse_width(arch: str, width: int) -> None:
         raise UsageError(f"--width belongs to the CIFAR-style ResNets ({', '.join(CIFAR_RESNETS)}), not to {arch}")
 
 
-def check_network(model: nn.Module, arch: str, classes: int, height: int, width: int, trains: bool = True) -> None:
+def check_network(
+    model: nn.Module,
+    arch: str,
+    classes: int,
+    height: int,
+    width: int,
+    trains: bool = True,
+    option: str = "--arch",
+) -> None:
     """Asks a network, placed where it will run, what it makes of two images of the data's size, evaluating and, where
-    it will train, training too: that leaves no trace in it. kdtool's own are known, and not asked.
+    it will train, training too: that leaves no trace in it. kdtool's own are known, and not asked. `option` is the one
+    that named it `arch`.
 
     Raises UsageError unless both answers are finite floats (2, classes), no probabilities, and, where it will train,
     follow from parameters that can learn.
     """
     if isinstance(model, CifarResNet):
         return
+    named = f"{option} {arch}"
     if trains and not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UsageError(f"--arch {arch}: all of its network is frozen. Leave some parameter its requires_grad")
+        raise UsageError(f"{named}: all of its network is frozen. Leave some parameter its requires_grad")
     parameter = next(model.parameters())
     size = f"images of {height} × {width} pixels"
     # noise, as normalised images are: some networks divide by an image's own deviation, which black ones have none of
@@ -87,19 +100,19 @@ def check_network(model: nn.Module, arch: str, classes: int, height: int, width:
         except (Exception, SystemExit) as error:  # whatever code of one's own raises
             of_view = "view size is not compatible" in str(error)
             hint = ". kdtool's images are channels last: use .flatten(1) or .reshape" if of_view else ""
-            raise UsageError(f"--arch {arch}: fails on two {size}: {told(error)}{hint}") from error
+            raise UsageError(f"{named}: fails on two {size}: {told(error)}{hint}") from error
         mode = "training" if training else "evaluating"
         if not isinstance(logits_bc, Tensor):
-            raise UsageError(f"--arch {arch}: gives {type(logits_bc).__name__} when {mode}, expected logits alone")
+            raise UsageError(f"{named}: gives {type(logits_bc).__name__} when {mode}, expected logits alone")
         if logits_bc.shape != (2, classes) or not logits_bc.is_floating_point():
             found = f"{str(logits_bc.dtype).removeprefix('torch.')} {tuple(logits_bc.shape)}"
-            raise UsageError(f"--arch {arch}: of two {size} gives {found}, expected float logits (2, {classes})")
+            raise UsageError(f"{named}: of two {size} gives {found}, expected float logits (2, {classes})")
         if not torch.isfinite(logits_bc).all():
-            raise UsageError(f"--arch {arch}: of two {size} gives logits that are not finite, when {mode}")
+            raise UsageError(f"{named}: of two {size} gives logits that are not finite, when {mode}")
         if look_like_probabilities(logits_bc.detach().float().cpu().numpy()):
-            raise UsageError(f"--arch {arch}: gives probabilities when {mode}, expected logits. Leave its softmax out")
+            raise UsageError(f"{named}: gives probabilities when {mode}, expected logits. Leave its softmax out")
         if training and not logits_bc.requires_grad:
-            raise UsageError(f"--arch {arch}: its logits have no gradient. Leave no_grad, detach and the like out")
+            raise UsageError(f"{named}: its logits have no gradient. Leave no_grad, detach and the like out")
     head_of(model, x_bchw)  # decided now, before anything listens to it
 
 

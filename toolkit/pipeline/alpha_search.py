@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +72,11 @@ def search_alpha(
     `share_of_run` (images trained on, as a share of the run's own) and `teacher_forward_passes`.
 
     Each trial is a run of its own on all but the rows held out: the run's weights at the start, order, views and
-    optimisation, and a whole learning-rate schedule; without torch.compile. One that diverges is the worst. Together
-    they see 1.6 times the run's images, or more where a twelfth of it is not a step. Finished trials are kept in
-    `folder`, in alpha.json, so that a killed search goes on after the last one. Raises UsageError where no row can be
-    held out, and FailureError where alpha.json is of a search with other settings.
+    optimisation, and a whole learning-rate schedule; without torch.compile, and without an average of the weights: it
+    would reach back to where so short a run began. One that diverges is the worst. Together they see 1.6 times the
+    run's images, or more where a twelfth of it is not a step. Finished trials are kept in `folder`, in alpha.json, so
+    that a killed search goes on after the last one. Raises UsageError where no row can be held out, and FailureError
+    where alpha.json is of a search with other settings.
     """
     trials, bench = _kept(folder / SEARCH, request.settings), _Bench(request, compute, source)
     rungs, fraction = rungs_of(bench.whole_steps), request.bundle.record.fraction
@@ -187,8 +188,8 @@ class _Bench:
         start_s, seen = time.perf_counter(), images_seen()
         request, compute, settings = self.request, self._compute, self.request.settings
         source = self._source = self._source or self._open()
-        recipe, asked = request.recipe, request.asked
-        loss = distillation_loss(alpha, asked.temperature, asked.loss, asked.beta)
+        recipe, asked = replace(request.recipe, ema=None), request.asked
+        loss = distillation_loss(alpha, asked.temperature, asked.loss, asked.beta, recipe.label_smoothing)
         model = new_network(settings["arch"], settings["width"], settings["seed"], request.bundle.data, compute)
         check_single_rows(model, len(source), recipe.batch_size, request.bundle.data, 1)
         trainer = Trainer(model, source, loss, recipe, steps, compute.device, compute.precision, seed=settings["seed"])

@@ -12,6 +12,7 @@ import numpy as np
 from toolkit.core.errors import FailureError
 from toolkit.core.files import need_space, remove_folder
 from toolkit.core.locks import only_writer
+from toolkit.core.memory import within_memory
 from toolkit.core.processes import ALONE, Processes, in_processes
 from toolkit.core.progress import Progress, silent
 from toolkit.formats.bundle import rows_fingerprint
@@ -27,6 +28,7 @@ from toolkit.teacher.caching import Part, parts_of, run_parts
 VERIFIED_SAMPLES, VERIFIED_SLOTS = 64, 16
 
 
+@within_memory
 @in_processes
 def cache_teacher(
     workspace: Workspace,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,9 @@ from toolkit.formats.cache_writing import CacheWriter, new_cache
 from toolkit.formats.encodings import Arrays, Encoding, FullLogits
 from toolkit.scores import SCORES, compute_scores, possible_scores
 from toolkit.scores.from_pass import PassArrays
+
+_STORED_BYTES = 1 << 28  # of all views of some rows, as they are stored
+_DECODED_BYTES = 1 << 24  # of all views of fewer, as scores are computed from them
 
 
 @dataclass(frozen=True)
@@ -59,22 +63,27 @@ def write_cache(
     content: CacheContent,
     rows_n: np.ndarray,
     labels_n: np.ndarray,
-    test_arrays: Arrays | None,
+    test_block: Callable[[int, str], np.ndarray] | None,
     test_labels_m: np.ndarray,
 ) -> None:
-    """Writes the file whole, with all the scores that the content allows where it is a cache. `test_arrays` are what
-    the teacher says of the test split, encoded, or None: `teacher_top1` follows from them."""
-    top1 = None
-    if test_arrays is not None:
-        top1 = 100 * float((content.encoding.top_class(test_arrays) == test_labels_m).mean())
+    """Writes the file whole, with all the scores that the content allows where it is a cache. `test_block` gives block
+    by block what the teacher says of the test split, encoded, or is None: `teacher_top1` follows from it."""
+    names, numbers, top1 = (
+        content.encoding.arrays(len(test_labels_m)),
+        range(-(-len(test_labels_m) // BLOCK_ROWS)),
+        None,
+    )
+    if test_block is not None:
+        said = [content.encoding.top_class({name: test_block(number, name) for name in names}) for number in numbers]
+        top1 = 100 * float((np.concatenate(said) == test_labels_m).mean())
     with new_cache(path, replace(record, teacher_top1=top1)) as out:
         out.write("rows", rows_n.astype(np.int64))
         out.write("labels", labels_n)
         for slot in range(record.slots):
             content.write_slot(out, slot)
-        if test_arrays is not None:
-            for name, array in test_arrays.items():
-                out.write(f"test/{name}", array)
+        if test_block is not None:
+            for name, (shape, dtype) in names.items():
+                out.write_blocks(f"test/{name}", shape, dtype, (test_block(number, name) for number in numbers))
             out.write("test/labels", test_labels_m.astype(np.int64))
         if record.kind == "cache":
             _write_features(out, content)
@@ -97,31 +106,55 @@ def about_score(name: str) -> dict[str, str]:
 
 def _scores_of_the_image(content: CacheContent, labels_n: np.ndarray) -> dict[str, np.ndarray]:
     names = [name for name, score in SCORES.items() if score.needs_views == 1]
-    return _by_blocks(content, names, labels_n, lambda number: content.canonical(number)[None])
+    full = FullLogits(content.encoding.classes, "float16")
+    return _by_blocks(content, names, labels_n, 1, full, lambda slot, number: {"logits": content.canonical(number)})
 
 
 def scores_of_views(content: CacheContent, slots: int, labels_n: np.ndarray) -> dict[str, np.ndarray]:
     """From what is stored, of old slots and new: what grew equals what was cached at once."""
-
-    def logits_vnc(number: int) -> np.ndarray:
-        stored = (content.encoded(slot, number) for slot in range(slots))
-        full = isinstance(content.encoding, FullLogits)
-        return np.stack([arrays["logits"] if full else content.encoding.dense(arrays) for arrays in stored])
-
     names = [name for name, score in SCORES.items() if 1 < score.needs_views <= slots]
-    return _by_blocks(content, names, labels_n, logits_vnc) if names else {}
+    return _by_blocks(content, names, labels_n, slots, content.encoding, content.encoded) if names else {}
 
 
 def _by_blocks(
-    content: CacheContent, names: list[str], labels_n: np.ndarray, logits_vnc: Callable[[int], np.ndarray]
+    content: CacheContent,
+    names: list[str],
+    labels_n: np.ndarray,
+    slots: int,
+    encoding: Encoding,
+    stored: Callable[[int, int], Arrays],
 ) -> dict[str, np.ndarray]:
-    """Block by block, so that no more than one block of all views is held."""
-    views = max(SCORES[name].needs_views for name in names)
-    possible = possible_scores(views, content.features(0) is not None)
-    found: dict[str, list[np.ndarray]] = {name: [] for name in names if name in possible}
+    """A few rows of all views at a time, so that neither rows nor views nor classes decide what is held. `stored` gives
+    a slot's block."""
+    possible = possible_scores(max(SCORES[name].needs_views for name in names), content.features(0) is not None)
+    found = {name: np.empty(content.rows, dtype=np.float32) for name in names if name in possible}
     for number in content.numbers:
-        labels_b = labels_n[number * BLOCK_ROWS : (number + 1) * BLOCK_ROWS]
-        arrays = PassArrays(logits_vnc(number), content.features(number), labels_b)
-        for name, values_b in compute_scores(arrays, found).items():
-            found[name].append(values_b)
-    return {name: np.concatenate(values) for name, values in found.items()}
+        start, features_bd = number * BLOCK_ROWS, content.features(number)
+        rows = min(BLOCK_ROWS, content.rows - start)
+        for some in _parts(0, rows, slots * encoding.bytes_per_view, _STORED_BYTES):
+            views = [_rows_of(stored(slot, number), some) for slot in range(slots)]
+            for few in _parts(some.start, some.stop, slots * encoding.classes * 8, _DECODED_BYTES):
+                at = slice(few.start - some.start, few.stop - some.start)
+                logits_vbc = np.stack([_logits(encoding, _rows_of(arrays, at)) for arrays in views])
+                place = slice(start + few.start, start + few.stop)
+                of_few = PassArrays(logits_vbc, None if features_bd is None else features_bd[few], labels_n[place])
+                for name, values_b in compute_scores(of_few, found).items():
+                    found[name][place] = values_b
+    return found
+
+
+def _logits(encoding: Encoding, arrays: Arrays) -> np.ndarray:
+    return arrays["logits"] if isinstance(encoding, FullLogits) else encoding.dense(arrays)
+
+
+def _rows_of(arrays: Arrays, rows: slice) -> Arrays:
+    """In memory of their own, so that the others can go."""
+    return {name: np.array(array[rows]) for name, array in arrays.items()}
+
+
+def _parts(start: int, stop: int, row_bytes: int, most_bytes: int) -> list[slice]:
+    """Rows start … stop − 1 in even parts of about `most_bytes`, and of two rows at least: of one alone numpy would sum
+    in another order."""
+    parts = max(1, min(-(-(stop - start) * row_bytes // most_bytes), (stop - start) // 2))
+    bounds = np.linspace(start, stop, parts + 1).astype(int).tolist()
+    return [slice(first, last) for first, last in pairwise(bounds)]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.core.memory import within_memory
 from toolkit.core.progress import Progress, silent
 from toolkit.core.recipes import RECIPES
 from toolkit.formats.workspace import Workspace
@@ -19,6 +20,7 @@ FRACTIONS = (0.05, 0.1, 0.3, 0.5, 1.0)
 _TIMED_BATCHES = 4
 
 
+@within_memory
 def cache_cost(workspace: Workspace, force: bool = False, progress: Progress = silent, **asked: Any) -> dict[str, Any]:
     """Passes still to run, bytes on disk, minutes (measured on a few batches here), and the students that repay them.
 
@@ -27,7 +29,7 @@ def cache_cost(workspace: Workspace, force: bool = False, progress: Progress = s
     subset, only its own. `asked` are the arguments of `open_request`. Raises UsageError or FailureError; writes no
     cache.
     """
-    request = open_request(workspace, fresh=force, progress=progress, **asked)
+    request = open_request(workspace, fresh=force, download=False, progress=progress, **asked)
     record, rows = request.record, len(request.rows_n)
     whole = record.slots * rows + request.data.record.test_rows
     images, missing = (whole, whole) if force else _still_to_do(request)

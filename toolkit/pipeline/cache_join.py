@@ -62,9 +62,9 @@ def _add(request: Request, record: CacheRecord, pieces: Pieces, labels_n: np.nda
 
 
 def _write(request: Request, record: CacheRecord, pieces: Pieces, labels_n: np.ndarray, test: Beton) -> None:
-    test_parts = parts_of("test", len(test), range(1))
-    test_arrays = {
-        name: np.concatenate([pieces.parts.load(part.key, name) for part in test_parts])
-        for name in pieces.encoding.arrays(0)
-    }
-    write_cache(request.path, record, pieces, request.rows_n, labels_n, test_arrays, test.labels_n)
+    keys = [part.key for part in parts_of("test", len(test), range(1))]
+
+    def test_block(number: int, name: str) -> np.ndarray:
+        return pieces.parts.load(keys[number], name)
+
+    write_cache(request.path, record, pieces, request.rows_n, labels_n, test_block, test.labels_n)

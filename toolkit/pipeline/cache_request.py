@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 import torch
@@ -20,12 +21,13 @@ from toolkit.formats.checkpoint import Checkpoint
 from toolkit.formats.dataset import SPLITS, PackedData, cache_command
 from toolkit.formats.encodings import Encoding, default_encoding
 from toolkit.formats.workspace import Workspace
+from toolkit.models.pretrained import pretrained_teacher
 from toolkit.models.zoo import FeatureReader, head_of
 from toolkit.pipeline.data import bundle_and_data
 from toolkit.pipeline.imported_teachers import refuse_imported, refuse_replacing
-from toolkit.pipeline.known_teachers import find_teacher
+from toolkit.pipeline.known_teachers import find_teacher, is_of_library
+from toolkit.pipeline.library_teachers import LibraryAsked, Note, network_asked_for
 from toolkit.pipeline.runtime import Compute, compute_on
-from toolkit.pipeline.teacher import load_model
 from toolkit.teacher.caching import TeacherPass
 from toolkit.views.plan import Plan
 
@@ -90,26 +92,32 @@ def open_request(
     precision: str = "auto",
     threads: int | None = None,
     fresh: bool = False,
+    class_map: Path | None = None,
+    download: bool = True,
     processes: Processes = ALONE,
     progress: Progress = silent,
+    on_note: Note = lambda line: None,
 ) -> Request:
     """Finds (or packs) the data, and loads the teacher. Raises UsageError or FailureError; writes no cache.
 
     `arch` and `width` tell of what network a plain state_dict is, and `arch` of a checkpoint of one's own network that
-    its code may run. `encoding` "auto" is that of the cache which is there, unless a `fresh` one is wanted, else the
-    default.
+    its code may run. `class_map` says which classes of a library's teacher the data's are, where their names don't;
+    without `download` its weights must be there; `on_note` is told what is special about it. `encoding` "auto" is that
+    of the cache which is there, unless a `fresh` one is wanted, else the default.
     """
     if batch_size is not None and batch_size < 1:
         raise UsageError(f"--batch-size must be at least 1, got {batch_size}")
     compute = compute_on(device, precision, threads, processes)
+    if teacher is not None and is_of_library(teacher):
+        pretrained_teacher(teacher)  # refused, if it is, before minutes of packing
     bundle, data = processes.first_before(
         lambda: bundle_and_data(workspace, subset, dataset, data_dir, limit, progress)
     )
     for split in SPLITS:
         data.split(split)  # a damaged one is refused before anything is compared with it
     refuse_imported(workspace, bundle, teacher, data.record.limit)
-    name, file = find_teacher(workspace, teacher, data.record.dataset)
-    named = teacher if teacher is not None and Path(teacher).is_file() else name
+    name, file, library = find_teacher(workspace, teacher, data.record.dataset)
+    named = teacher if teacher is not None and Path(teacher).is_file() else library.reference if library else name
     slots = slots_for(views, data.record.plan)
     if bundle is None:
         kind, path, made_by = "cache", workspace.cache(name, data.record.limit), cache_command(data.record, named)
@@ -118,11 +126,13 @@ def open_request(
         kind, path, made_by = "targets", bundle.targets_path(name), bundle.targets_command(named)
         rows_n, locked = bundle.rows_of(data.record), bundle.folder
     refuse_replacing(path)
-    made_by += "".join(f" --{option} {said}" for option, said in (("arch", arch), ("width", width)) if said is not None)
+    options = {"arch": arch, "width": width, "class-map": class_map}
+    made_by += "".join(f" --{option} {quote(str(said))}" for option, said in options.items() if said is not None)
     if encoding == "auto":
         encoding = _usual_encoding(None if fresh else path, made_by, data.record.classes)
     Encoding.parse(encoding, data.record.classes)
-    checkpoint, model = load_model(file, data, compute, arch, width)
+    asked = LibraryAsked(class_map, download, progress, on_note)
+    checkpoint, model, about = network_asked_for(library, file, name, data.record, compute, asked, arch, width)
     teacher_pass = TeacherPass(
         FeatureReader(model),
         checkpoint.mean,
@@ -133,7 +143,7 @@ def open_request(
         batch_size or (1024 if compute.device.type == "cuda" else 128),
         workers=compute.threads,
     )
-    record = _record(kind, name, checkpoint, data, compute, encoding, slots)
+    record = replace(_record(kind, name, checkpoint, data, compute, encoding, slots), teacher_weights=about)
     if head_of(model) is None:
         record = replace(record, features_are="logits")
     return Request(path, locked, rows_n, made_by, data, record, model, teacher_pass)

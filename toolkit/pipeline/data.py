@@ -1,25 +1,40 @@
-"""kdtool pack: a data set, decoded once."""
+"""kdtool pack: a data set, decoded once.
+
+An image folder is packed where the user says where it lies; every later command finds it by its name.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from toolkit.core.device import available_cpus
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.files import whole_folder
+from toolkit.core.folder_settings import FOLDER_OPTIONS, FolderSettings, option
 from toolkit.core.imported import imported, is_reference
 from toolkit.core.locks import only_writer
 from toolkit.core.progress import Progress, silent
+from toolkit.data.folder_pack import (
+    discard_packed_parts,
+    discard_parts,
+    pack_folder,
+    take_packed,
+)
+from toolkit.data.folder_plan import listing_fingerprint, plan_folder
 from toolkit.data.noise import check_noise, noise_in, with_noise
 from toolkit.data.pack import check_limit, pack
 from toolkit.formats.bundle import Bundle, open_bundle
 from toolkit.formats.dataset import (
     SPLITS,
+    DataRecord,
     PackedData,
     data_key,
+    is_image_folder,
     noise_named,
     open_packed,
     pack_command,
+    recorded_settings,
     write_record,
 )
 from toolkit.formats.workspace import Workspace
@@ -31,27 +46,66 @@ def pack_data(
     data_dir: Path | None = None,
     limit: int | None = None,
     force: bool = False,
-    workers: int = 2,
+    workers: int | None = None,
     progress: Progress = silent,
+    **folder_options: Any,
 ) -> dict[str, Any]:
-    """Packs `dataset` into the workspace, unless it is there already. Raises UsageError or FailureError."""
-    if workers < 1:
+    """Packs `dataset` into the workspace, unless it is there already. `folder_options` are FolderSettings', of an image
+    folder; None stands for the default. Raises UsageError or FailureError.
+    """
+    if workers is not None and workers < 1:
         raise UsageError(f"--workers must be at least 1, got {workers}")
-    before = workspace.data(data_key(dataset, limit)) / "data.json"
-    unchanged = before.is_file() and not force
-    packed = ensure_packed(workspace, dataset, data_dir, limit, force, workers, progress)
+    check_dataset(dataset, limit)
+    settings = _folder_settings(dataset, folder_options)
+    folder = workspace.data(data_key(dataset, limit))
+    unchanged = (folder / "data.json").is_file() and not force
+    if unchanged and settings is not None:
+        _need_same(open_packed(folder).record, settings, data_dir, folder)
+    packed = ensure_packed(workspace, dataset, data_dir, limit, force, workers, progress, settings=settings)
     record = packed.record
     for split in SPLITS:
         packed.split(split)  # what was there already is looked at before it is said to be there
+    if unchanged and settings is not None:
+        discard_packed_parts(folder, record)
     return {
         "path": str(packed.folder),
         "dataset": record.dataset,
         "train_rows": record.train_rows,
         "test_rows": record.test_rows,
         "classes": record.classes,
+        "skipped": record.skipped,
         "fingerprint": record.train_fingerprint,
         "unchanged": unchanged,
     }
+
+
+def _folder_settings(dataset: str, given: dict[str, Any]) -> FolderSettings | None:
+    """Of an image folder, and otherwise None. Raises UsageError for an option that the data set has no use for."""
+    named = {name: value for name, value in given.items() if value is not None}
+    unknown = sorted(named.keys() - FOLDER_OPTIONS)
+    if unknown:
+        raise TypeError(f"pack_data got an unexpected keyword argument '{unknown[0]}'")
+    if is_image_folder(dataset):
+        return FolderSettings(**named)
+    if named:
+        raise UsageError(
+            f"{option(next(iter(named)))} is for image folders (--dataset imagefolder or imagenet): {dataset} is none"
+        )
+    return None
+
+
+def _need_same(record: DataRecord, settings: FolderSettings, data_dir: Path | None, folder: Path) -> None:
+    """Raises FailureError, saying what differs, unless this is what packing would make again."""
+    wanted, found = settings.recorded, recorded_settings(record)
+    changed = (name for name in wanted if found[name] != wanted[name])
+    differ = [f"{option(name)} was {found[name]}, now {wanted[name]}" for name in changed]
+    if data_dir is not None and listing_fingerprint(data_dir, record.dataset) != record.listing:
+        differ.append(f"{data_dir} holds other files than were packed, by names and sizes")
+    if differ:
+        raise FailureError(
+            f"{folder}: packed in another way ({'; '.join(differ)}). Add --force to make it again, or give it a name "
+            "of its own: --dataset imagefolder-NAME"
+        )
 
 
 def ensure_packed(
@@ -60,11 +114,13 @@ def ensure_packed(
     data_dir: Path | None = None,
     limit: int | None = None,
     force: bool = False,
-    workers: int = 2,
+    workers: int | None = None,
     progress: Progress = silent,
     from_file: bool = False,
+    settings: FolderSettings | None = None,
 ) -> PackedData:
-    """The packed data, made now if they are missing (or `force`): only then is a data set of one's own imported.
+    """The packed data, made now if they are missing (or `force`): only then is a data set of one's own imported, and an
+    image folder looked for, in `data_dir`. `workers` are by default 2, and for an image folder the CPUs there are.
 
     A data set with label noise, by the name that `noise_name` gives it, is made of its base, itself packed if missing.
     `from_file` says that a file named the data set, and not the user: one of one's own is then never imported. Raises
@@ -73,7 +129,7 @@ def ensure_packed(
     noisy = check_dataset(dataset, limit)
     folder = workspace.data(data_key(dataset, limit))
     if force or not (folder / "data.json").is_file():
-        base, noise = None, None
+        base, noise, plan = None, None, None
         # refused, if it is, before anything of the new data set is there, even its lock
         if is_reference(dataset) and noisy is None:
             if from_file:
@@ -82,16 +138,34 @@ def ensure_packed(
                     f"Run: {pack_command(folder.name)}"
                 )
             imported(dataset, "--dataset")
+        if is_image_folder(dataset) and data_dir is None:
+            again = "" if limit is None else f" --limit {limit}"
+            again += " --force" if force else ""
+            raise FailureError(
+                f"{folder}: an image folder, and only you know where its images lie. "
+                f"Run: kdtool pack --dataset {dataset} --data-dir D{again}"
+            )
+        if is_image_folder(dataset) and data_dir is not None:
+            plan = plan_folder(dataset, data_dir, limit, settings or FolderSettings())
         if noisy is not None:
             how = {"workers": workers, "progress": progress, "from_file": from_file}
             base = ensure_packed(workspace, noisy[0], data_dir, limit, **how)  # type: ignore[arg-type]
             noise = noise_in(base, *noisy[1:])
-        with only_writer(folder), whole_folder(folder) as temporary:
-            if base is not None and noise is not None:
-                record = with_noise(base, noise, temporary)
-            else:
-                record = pack(dataset, temporary, data_dir, limit, workers, progress)
-            write_record(temporary, record)
+        with only_writer(folder):
+            pictures = None
+            if plan is not None:
+                pictures = pack_folder(plan, folder, workers or available_cpus(), progress)
+            with whole_folder(folder) as temporary:
+                if pictures is not None:
+                    take_packed(folder, temporary)
+                    record = pictures
+                elif base is not None and noise is not None:
+                    record = with_noise(base, noise, temporary)
+                else:
+                    record = pack(dataset, temporary, data_dir, limit, workers or 2, progress)
+                write_record(temporary, record)
+            if pictures is not None:
+                discard_parts(folder)
     packed = open_packed(folder)
     if packed.record.key != folder.name:
         raise FailureError(f"{folder / 'data.json'}: a record of {packed.record.key}. Run: {pack_command(folder.name)}")

@@ -18,7 +18,7 @@ from toolkit.formats.dataset import DataRecord, PackedData, cache_command
 from toolkit.formats.dynamics import open_dynamics
 from toolkit.formats.scores_file import ScoresReader, open_scores
 from toolkit.formats.workspace import IMPORTED_SCORES, Workspace, checked_name
-from toolkit.pipeline.known_teachers import PRETRAINED_FOLDER, find_teacher
+from toolkit.pipeline.known_teachers import PRETRAINED, PRETRAINED_FOLDER, find_teacher, name_of
 from toolkit.pipeline.score_compute import computable, lacking_views
 from toolkit.pipeline.score_sources import (
     features_fingerprint,
@@ -109,13 +109,15 @@ def packaged_scores(
 
 def _packaged_path(workspace: Workspace, data: PackedData, teacher: str | None) -> Path | None:
     """A teacher or a file elsewhere may have the packaged one's name: its checkpoint itself must be meant."""
+    name = PRETRAINED.get(data.record.dataset) if teacher is None else name_of(teacher)
+    path = PRETRAINED_FOLDER / f"{name}.scores.h5"
+    if not path.is_file():
+        return None
     try:
-        name, file = find_teacher(workspace, teacher, data.record.dataset)
+        file = find_teacher(workspace, teacher, data.record.dataset).file
     except FailureError:  # its weights are gone, and the packaged ones are not
         return None
-    path = PRETRAINED_FOLDER / f"{name}.scores.h5"
-    is_ours = file.resolve() == (PRETRAINED_FOLDER / f"{name}.pt").resolve()
-    return path if is_ours and path.is_file() else None
+    return path if file.resolve() == (PRETRAINED_FOLDER / f"{name}.pt").resolve() else None
 
 
 def _open_packaged(stack: ExitStack, data: PackedData, path: Path) -> ScoresReader | None:

@@ -5,7 +5,7 @@ No network runs here, and torch is not needed. Shapes: n rows, m test rows, c cl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,10 +129,10 @@ def import_logits(
         unchanged = not force and _is_there(place, record)
         if not unchanged:
             need_space(place.path, rows * len(slots) * resolved.bytes_per_view)
-            test_arrays = None if test_table is None else _encode(resolved, test_table, np.asarray(test_table.array_nd))
+            test_block = None if test_table is None else _test_block(resolved, test_table)
             test_labels_m = np.empty(0, dtype=np.int64) if test is None else test.labels_n
             content = _Given(rows, resolved, slots, features_table)
-            write_cache(place.path, record, content, place.rows_n, place.labels_n, test_arrays, test_labels_m)
+            write_cache(place.path, record, content, place.rows_n, place.labels_n, test_block, test_labels_m)
     with open_cache(place.path, record.import_command(place.path)) as cache:
         return _result(cache, unchanged)
 
@@ -180,6 +180,10 @@ def _encoding(name: str, place: _Place, force: bool) -> Encoding:
             with open_cache(place.path) as cache:
                 name = cache.record.encoding
     return Encoding.parse(name, place.data.classes)
+
+
+def _test_block(encoding: Encoding, table: GivenTable) -> Callable[[int, str], np.ndarray]:
+    return lambda number, name: _encode(encoding, table, table.block(number))[name]
 
 
 def _encode(encoding: Encoding, table: GivenTable, logits_bc: np.ndarray) -> dict[str, np.ndarray]:

@@ -9,12 +9,14 @@ from toolkit.formats.bundle import Bundle
 from toolkit.formats.cache import is_imported, open_cache
 from toolkit.formats.workspace import Workspace, checked_name
 from toolkit.pipeline.found_scores import IMPORTED as KEPT_NAME
-from toolkit.pipeline.known_teachers import PRETRAINED_FOLDER, is_file_name
+from toolkit.pipeline.known_teachers import PRETRAINED_FOLDER, is_file_name, is_of_library
 
 
 def refuse_imported(workspace: Workspace, bundle: Bundle | None, teacher: str | None, limit: int | None) -> None:
     """Raises FailureError where all there is of a teacher is imported logits: nothing can be run, or asked again."""
-    if teacher is None or is_file_name(teacher) or (workspace.teacher(teacher) / "teacher.pt").is_file():
+    if teacher is None or is_file_name(teacher) or is_of_library(teacher):
+        return
+    if (workspace.teacher(teacher) / "teacher.pt").is_file():
         return
     paths = [workspace.cache(teacher, limit)] if bundle is None else [bundle.targets_path(teacher)]
     for path in [*paths, *caches_of(workspace, teacher)]:

@@ -1,4 +1,4 @@
-"""kdtool evaluate and kdtool inspect: what a checkpoint is worth, and whether an artifact is what it says.
+"""kdtool inspect: whether an artifact is what it says.
 
 Shapes: n rows, m rows of a subset, c classes.
 """
@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.core.errors import FailureError, UsageError
+from toolkit.core.errors import FailureError
 from toolkit.core.files import read_json
-from toolkit.core.progress import Progress, silent
 from toolkit.formats.beton import open_beton
 from toolkit.formats.bundle import Bundle, open_bundle
 from toolkit.formats.cache import open_cache
@@ -22,66 +21,9 @@ from toolkit.formats.dataset import SPLITS, DataRecord, PackedData, noise_of, op
 from toolkit.formats.dynamics import open_dynamics
 from toolkit.formats.kinds import h5_kind, open_blocks
 from toolkit.formats.scores_file import open_scores
-from toolkit.formats.workspace import Workspace
 from toolkit.report.balance import class_balance
 
 _MOST_CLASSES = 1 << 20  # a file without a record may hold any number as a label
-
-
-def evaluate(
-    workspace: Workspace,
-    checkpoint: Path,
-    dataset: str | None = None,
-    split: str = "test",
-    arch: str | None = None,
-    width: int | None = None,
-    data_dir: Path | None = None,
-    limit: int | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    threads: int | None = None,
-    progress: Progress = silent,
-) -> dict[str, Any]:
-    """Accuracy (percent) of a checkpoint on a split, by default the whole test split of the data set it learned; of
-    each class too, None where the split shows none of it.
-
-    `arch` must be named of networks of one's own, and of a plain state_dict; the latter's `dataset` too. Raises
-    UsageError or FailureError.
-    """
-    from toolkit.formats.checkpoint import Checkpoint
-    from toolkit.pipeline.data import ensure_packed
-    from toolkit.pipeline.known_networks import named_network
-    from toolkit.pipeline.runtime import compute_on
-    from toolkit.pipeline.teacher import load_model
-    from toolkit.training.evaluate import predict, top1
-
-    compute = compute_on(device, precision, threads)
-    file = checkpoint
-    if checkpoint.is_dir():
-        names = [checkpoint / "student.pt", checkpoint / "teacher.pt"]
-        file = next((name for name in names if name.is_file()), names[0])
-    found = named_network(file, arch, width, "kdtool distill or kdtool train-teacher")
-    learned = found.dataset if isinstance(found, Checkpoint) else None
-    if dataset is None and learned is None:
-        raise UsageError(f"{file}: a plain state_dict, which does not say what it learned. Add: --dataset NAME")
-    named = str(dataset or learned)
-    data = ensure_packed(workspace, named, data_dir, limit, progress=progress, from_file=dataset is None)
-    record, model = load_model(file, data, compute, arch, width)
-    beton = data.split(split)
-    shown = (data.record.plan, record.mean, record.std)
-    predicted_n = predict(model, beton, *shown, compute.device, compute.precision)
-    per_class: dict[str, float | None] = {}
-    for label, name in enumerate(data.record.class_names):
-        of_class_n = beton.labels_n == label
-        per_class[name] = top1(predicted_n[of_class_n], beton.labels_n[of_class_n]) if of_class_n.any() else None
-    return {
-        "path": str(file),
-        "dataset": data.record.key,
-        "split": split,
-        "rows": len(beton),
-        "top1": top1(predicted_n, beton.labels_n),
-        "per_class": per_class,
-    }
 
 
 def _inspect_data(folder: Path) -> dict[str, Any]:
@@ -95,7 +37,7 @@ def _inspect_data(folder: Path) -> dict[str, Any]:
         if found != promised[split]:
             raise FailureError(
                 f"{folder / split}.beton: content {found}, data.json says {promised[split]}. "
-                f"Run: {pack_command(packed.record.key)}"
+                f"Run: {pack_command(packed.record.key, packed.record)}"
             )
     noise = noise_of(folder)
     flipped = {} if noise is None else {"flipped_labels": len(noise.rows_m)}

@@ -14,7 +14,7 @@ import numpy as np
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.formats.bundle import Bundle, open_bundle
 from toolkit.formats.cache import CacheRecord, open_cache
-from toolkit.pipeline.known_teachers import PRETRAINED, is_file_name, name_of_file
+from toolkit.pipeline.known_teachers import PRETRAINED, name_of
 from toolkit.training.targets import Targets
 
 
@@ -32,10 +32,10 @@ class Knowledge:
 def choose_teacher(bundle: Bundle, teacher: str | None) -> str:
     """The teacher whose targets are used: the one named, the data set's default, or the only one there is.
 
-    `teacher` may be a file, as in cache-teacher. Raises FailureError when the bundle lacks them, UsageError when one
-    must be named.
+    `teacher` may be a file or a library's, as in cache-teacher. Raises FailureError when the bundle lacks them,
+    UsageError when one must be named.
     """
-    teacher = name_of_file(teacher) if teacher is not None and is_file_name(teacher) else teacher
+    teacher = None if teacher is None else name_of(teacher)
     held = bundle.teachers()
     if not held or (teacher is not None and teacher not in held):
         found = f"holds targets of {', '.join(held)}" if held else "holds no targets"

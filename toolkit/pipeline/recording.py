@@ -5,7 +5,7 @@ Shapes: m rows trained on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -106,5 +106,5 @@ class Recording:
             created=now(),
             versions=versions(),
         )
-        with new_blocks(path, DYNAMICS_SCHEMA, record) as out:
+        with new_blocks(path, DYNAMICS_SCHEMA, asdict(record)) as out:
             join_dynamics(out, self.parts, rows_n, self.train.labels_n[self.rows_m], seeds, epochs, self.snapshots)

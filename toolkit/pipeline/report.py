@@ -15,7 +15,9 @@ from toolkit.core.files import read_json, whole_folder
 from toolkit.core.versions import __version__, now
 from toolkit.formats.workspace import Workspace, checked_name
 from toolkit.pipeline.report_rows import given_rows, with_costs, with_history
-from toolkit.pipeline.runs import known_runs, means, once, write_csv
+from toolkit.pipeline.run_means import means, once
+from toolkit.pipeline.run_rows import known_runs
+from toolkit.pipeline.runs import write_csv
 from toolkit.report.accuracy import NO_KD, accuracy_plots
 from toolkit.report.costs import NOT_COUNTED, cost_plots
 from toolkit.report.learning import learning_plots
@@ -40,6 +42,9 @@ _READ = (
     "Accuracy on the test split after the last epoch, in percent: mean ± standard deviation over n runs. The "
     "difference is of pairs that agree in seed and all settings but KD, with its 95 % interval by Student's t."
 )
+
+
+Table = tuple[list[str], list[list[str]]]  # a header, and lines of cells
 
 
 @dataclass(frozen=True)
@@ -98,27 +103,36 @@ def report(
         drawn.sections,
         drawn.not_drawn,
         NOT_COUNTED,
-        [*read.skipped, *notes],
+        read.skipped,
+        notes,
     )
-    record = {
-        "title": read.title,
-        "count": len(done),
-        "header": header,
-        "cells": cells,
-        "drawn": [picture.file for section in drawn.sections for picture in section.pictures],
-        "not_drawn": dict(drawn.not_drawn),
-        "skipped": read.skipped,
-        "notes": notes,
-    }
+    return _written(folder, page, len(done), averaged, told, drawn.tables)
+
+
+def _written(
+    folder: Path, page: Page, count: int, averaged: list[Row], told: list[Row], tables: dict[str, Table]
+) -> dict[str, Any]:
+    """Writes the whole folder, or none of it; gives what its report.json tells, and the page's path."""
+    pictures = [picture for section in page.sections for picture in section.pictures]
     with whole_folder(folder) as temporary:
         write_csv(temporary / "results.csv", averaged)
         write_csv(temporary / "runs.csv", told)
-        for name, table in drawn.tables.items():
+        for name, table in tables.items():
             _write_table(temporary / name, *table)
-        for picture in (picture for section in drawn.sections for picture in section.pictures):
+        for picture in pictures:
             (temporary / picture.file).write_bytes(picture.png)
         (temporary / "report.html").write_text(html_page(page), encoding="utf-8")
-        record["files"] = sorted([*(path.name for path in temporary.iterdir()), RECORD])
+        record = {
+            "title": page.title,
+            "count": count,
+            "header": page.main_header,
+            "cells": page.main_cells,
+            "drawn": [picture.file for picture in pictures],
+            "not_drawn": dict(page.not_drawn),
+            "skipped": page.skipped,
+            "notes": page.notes,
+            "files": sorted([*(path.name for path in temporary.iterdir()), RECORD]),
+        }
         (temporary / RECORD).write_text(json.dumps(record, indent=2) + "\n")
     return {"path": str(folder / "report.html"), **record}
 
@@ -171,7 +185,7 @@ def _check_out(workspace: Workspace, out: Path) -> None:
 @dataclass(frozen=True)
 class _Drawn:
     sections: list[Section]
-    tables: dict[str, tuple[list[str], list[list[str]]]]
+    tables: dict[str, Table]
     not_drawn: list[tuple[str, str]]
     notes: list[str]
     rows: list[Row]

@@ -15,7 +15,7 @@ from toolkit.core.errors import FailureError, UsageError
 from toolkit.formats.bundle import subset_record
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.known_teachers import PRETRAINED_FOLDER
-from toolkit.pipeline.runs import row_of
+from toolkit.pipeline.run_rows import row_of
 from toolkit.report.runs import Row
 from toolkit.selection.methods import METHODS
 

@@ -56,10 +56,20 @@ def trained_name(settings: dict[str, Any]) -> str:
     """The part of a default name that says how it was trained: nothing for the fast recipe as it is."""
     preset = RECIPES[settings["recipe"]]
     shown = {"b": "batch_size", "lr": "lr"}
-    changed = [f"-{sign}{settings[key]:g}" for sign, key in shown.items() if settings[key] != getattr(preset, key)]
+    changed = [f"-{sign}{short(settings[key])}" for sign, key in shown.items() if settings[key] != getattr(preset, key)]
+    if settings.get("alpha") != 1 and (smoothing := settings.get("label_smoothing", 0.0)) != preset.label_smoothing:
+        changed.append(f"-ls{short(smoothing)}")
+    if settings.get("ema") != preset.ema:
+        changed.append(f"-ema{short(settings['ema'])}")
     compiled = "-compiled" if settings.get("compiled") else ""
     several = f"-p{settings['processes']}" if "processes" in settings else ""
     return ("" if settings["recipe"] == "fast" else f"-{settings['recipe']}") + "".join(changed) + compiled + several
+
+
+def short(number: float) -> str:
+    """As names say it: in as few digits as tell it from every other number."""
+    said = f"{number:g}"
+    return said if float(said) == number else repr(number)
 
 
 def timing(history: list[dict[str, Any]], source: str, compile_s: float) -> dict[str, Any]:

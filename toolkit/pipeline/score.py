@@ -15,6 +15,7 @@ import numpy as np
 from toolkit.core.device import resolve_device
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.locks import only_writer
+from toolkit.core.memory import within_memory
 from toolkit.core.progress import Progress, silent
 from toolkit.core.versions import command_line, now, versions
 from toolkit.formats.dataset import DataRecord, PackedData
@@ -28,6 +29,7 @@ from toolkit.pipeline.score_sources import Sources, open_sources, score_command,
 from toolkit.scores import DYNAMICS, FEATURES, SCORES
 
 
+@within_memory
 def score(
     workspace: Workspace,
     dataset: str = "fashion-mnist",

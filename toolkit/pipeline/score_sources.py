@@ -12,7 +12,7 @@ from toolkit.formats.cache import CacheReader, open_cache
 from toolkit.formats.dataset import DataRecord, PackedData, cache_command
 from toolkit.formats.dynamics import DynamicsReader, DynamicsRecord, open_dynamics
 from toolkit.formats.workspace import Workspace
-from toolkit.pipeline.known_teachers import PRETRAINED, find_teacher, is_file_name
+from toolkit.pipeline.known_teachers import PRETRAINED, find_teacher, is_file_name, name_of
 
 
 @dataclass(frozen=True)
@@ -123,10 +123,11 @@ def teacher_of(workspace: Workspace, teacher: str | None, record: DataRecord) ->
 def teacher_for(workspace: Workspace, teacher: str | None, dataset: str, limit: int | None) -> str:
     """`teacher_of`, where the data are not packed yet."""
     if teacher is not None and not is_file_name(teacher):
-        left = (workspace.cache(teacher, limit), workspace.teacher(teacher) / "dynamics.h5")
+        name = name_of(teacher)
+        left = (workspace.cache(name, limit), workspace.teacher(name) / "dynamics.h5")
         if any(path.is_file() for path in left):
-            return teacher
-    return find_teacher(workspace, teacher, dataset)[0]
+            return name
+    return find_teacher(workspace, teacher, dataset).name
 
 
 def open_cache_of(stack: ExitStack, workspace: Workspace, data: PackedData, teacher: str) -> CacheReader:

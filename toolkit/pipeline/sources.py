@@ -11,6 +11,7 @@ from torch import nn
 
 from toolkit.core.device import free_memory_bytes
 from toolkit.core.errors import UsageError, unknown_name
+from toolkit.core.memory import left_bytes, need
 from toolkit.core.processes import parts_fit
 from toolkit.formats.beton import Beton
 from toolkit.formats.dataset import DataRecord
@@ -23,6 +24,8 @@ from toolkit.training.targets import Targets
 from toolkit.views.plan import Plan
 
 SOURCES = ("auto", "resident", "stream")
+STREAM_BYTES = 256  # a row: of our own arrays 64 at most, the others are FFCV's
+_BATCHES = 12  # read, decoded and drawn ahead of the step, or in it
 _SHARE = 0.5  # of what is free: frames are held twice while their border is drawn, and the network needs its own
 
 
@@ -40,8 +43,9 @@ def open_source(
     """Batches of the rows of `images` at `indices_m`, shown as the data's plan says; with `weights_m`, weighted.
 
     Of several processes each is given its share of every batch. `kind` is one of SOURCES: auto is resident where images
-    and targets fit in half of the device's free memory; processes of one machine share its own. Raises UsageError for
-    another, for resized crops that should be resident, and for batches with fewer rows than processes.
+    and targets fit in half of the device's free memory, and of what --memory-limit leaves; processes of one machine
+    share its own. Raises UsageError for another, for resized crops that should be resident, and for batches with fewer
+    rows than processes; FailureError for what --memory-limit leaves no room for.
     """
     check_source(kind, data.plan)
     needed = resident_bytes(len(indices_m), data, targets)
@@ -52,8 +56,12 @@ def open_source(
     common = (data.plan, data.mean, data.std, batch_size, seed, compute.device, compute.dtype, targets)
     part = (compute.processes.rank, compute.processes.count)
     parts_fit(len(indices_m), batch_size, compute.processes)
+    sharing = compute.processes.local_count
     if kind == "stream":
+        held = len(indices_m) * STREAM_BYTES + _BATCHES * batch_size * data.plan.height * data.plan.width * 3
+        need(held, f"streaming {len(indices_m):,} rows", "Give it more", sharing)
         return StreamSource(images, indices_m, *common, workers=compute.threads, weights_n=weights_m, part=part)
+    need(2 * needed, f"--source resident, of {len(indices_m):,} rows,", "Use --source stream, or give it more", sharing)
     views = ViewReader(images, data.plan, batch_size, compute.device, compute.threads)
     records = images.records_n[indices_m]
     labels_m, rows_m = records["label"], records["row"]
@@ -103,7 +111,10 @@ def resident_bytes(rows: int, data: DataRecord, targets: Targets | None) -> int:
 
 def _own_bytes(place: torch.device, compute: Compute) -> int:
     """Several processes of one machine share its memory; GPUs they don't."""
-    return free_bytes(place) // (compute.processes.local_count if place.type == "cpu" else 1)
+    if place.type != "cpu":
+        return free_bytes(place)
+    sharing = compute.processes.local_count
+    return min(free_bytes(place) // sharing, left_bytes(sharing))
 
 
 def free_bytes(device: torch.device) -> int:

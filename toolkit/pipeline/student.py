@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from toolkit.core.locks import only_writer
+from toolkit.core.memory import within_memory
 from toolkit.core.processes import ALONE, Processes, in_processes, refuse_in_processes
 from toolkit.core.progress import Progress, silent
 from toolkit.distill.losses import LOSSES, distillation_loss
@@ -30,6 +31,7 @@ from toolkit.training.loop import EpochResult, Trainer
 from toolkit.training.run import MINUTES, check_minutes, run_to_end
 
 
+@within_memory
 @in_processes
 def distill(
     workspace: Workspace,
@@ -53,7 +55,8 @@ def distill(
     A killed run resumes, from its last epoch or `checkpoint_minutes`; SIGINT and SIGTERM save it and raise Stopped. A
     finished one with the same settings is returned as it is. Started by torchrun, several processes train one student
     together. `top1` and `agreement` (percent, test split) are the last epoch's, never the best one's. `source` is one
-    of pipeline.sources.SOURCES, `compiled` goes through torch.compile. Raises UsageError or FailureError.
+    of pipeline.sources.SOURCES, `compiled` goes through torch.compile, `memory_limit` is a size, such as "8G", that all
+    processes of this machine together keep to. Raises UsageError or FailureError.
     """
     compute = compute_on(device, precision, threads, processes)
     check_source(source)
@@ -83,7 +86,8 @@ def distill(
         fed = open_source(bundle.images(), bundle.indices_m, bundle.data, *how)
         model = _network(request, compute)
         on_start(taken + first)
-        loss = distillation_loss(alpha, request.asked.temperature, request.asked.loss, request.asked.beta)
+        how_taught = (request.asked.temperature, request.asked.loss, request.asked.beta)
+        loss = distillation_loss(alpha, *how_taught, request.recipe.label_smoothing)
         run = (request.recipe, request.steps, compute.device, compute.precision, compiled)
         trainer = Trainer(model, fed, loss, *run, seed=settings["seed"], processes=processes)
         found = {"alpha": alpha} if search else None
@@ -120,7 +124,7 @@ def _ended(
         **_test_scores(trained.model, test_data, knowledge, compute),
         "alpha": trained.alpha,
         **{key: settings[key] for key in ("temperature", "match", "views", "epochs", "seed")},
-        **{key: settings[key] for key in ("loss", "beta") if key in settings},
+        **{key: settings[key] for key in ("loss", "beta", "label_smoothing", "ema") if key in settings},
         **({"alpha_search": {key: search[key] for key in search if key != "trials"}} if search else {}),
         **trained.speed,
         "teacher_forward_passes": passes,

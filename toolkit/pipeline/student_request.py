@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from toolkit.core.errors import UsageError
 from toolkit.core.hashing import checked_seed
 from toolkit.core.imported import code_settings
-from toolkit.core.recipes import Recipe, check_one_length, resolve_recipe
+from toolkit.core.recipes import Recipe, check_one_length, recipe_settings, resolve_recipe
 from toolkit.distill.losses import LOSSES
 from toolkit.distill.settings import DistillSettings
 from toolkit.distill.terms import needs_every_logit
@@ -22,7 +22,7 @@ from toolkit.formats.encodings import TopLogits
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.held_out import held_out_of
 from toolkit.pipeline.knowledge import Knowledge, load_knowledge
-from toolkit.pipeline.run_folder import compiled_settings, trained_name
+from toolkit.pipeline.run_folder import compiled_settings, short, trained_name
 from toolkit.pipeline.runtime import Compute, processes_settings
 from toolkit.selection.methods import METHODS
 
@@ -54,6 +54,8 @@ def open_student_request(
     iterations: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
+    label_smoothing: float | None = None,
+    ema: float | None = None,
     loss: str = "kd",
     beta: float | None = None,
     alpha: float | str = 1.0,
@@ -69,12 +71,13 @@ def open_student_request(
     """Checks all that was asked, then finds the bundle (default: the newest) and its targets. Writes nothing.
 
     `iterations`, instead of `epochs`, ends the run after that many steps; `views` uses only the first few slots;
-    `weights` counts each row as the method of selection says; `loss`, `beta` and `alpha` are as in DistillSettings.
+    `weights` counts each row as the method of selection says; `loss`, `beta` and `alpha` are as in DistillSettings,
+    `label_smoothing` and `ema` as in Recipe: of the former nothing is left at alpha 1, which never looks at labels.
     Who resolves many students passes an `open_bundle` and a `load_knowledge` that remember. Raises UsageError or
     FailureError.
     """
     asked = DistillSettings(alpha, temperature, match, iterations, loss, beta)
-    settled = resolve_recipe(recipe, epochs, batch_size, lr)
+    settled = resolve_recipe(recipe, epochs, batch_size, lr, label_smoothing, ema)
     checked_seed(seed)
     check_one_length(epochs, iterations)
     bundle = open_bundle(workspace.subset(subset) if subset is not None else workspace.newest_subset())
@@ -86,7 +89,8 @@ def open_student_request(
         held_out_of(bundle, seed)  # refuses a subset too small for it
     batches_per_epoch = -(-bundle.record.rows // settled.batch_size)
     steps = iterations or settled.epochs * batches_per_epoch
-    settled = replace(settled, epochs=-(-steps // batches_per_epoch))
+    smoothing = 0.0 if asked.alpha == 1 else settled.label_smoothing  # what nothing uses is dropped
+    settled = replace(settled, epochs=-(-steps // batches_per_epoch), label_smoothing=smoothing)
     knowledge = None if asked.alpha == 0 else load_knowledge(bundle, teacher, match, views)
     if knowledge and isinstance(knowledge.targets.encoding, TopLogits):
         _check_top_k(asked, bundle, knowledge)
@@ -108,8 +112,7 @@ def open_student_request(
         "precision": compute.precision,
         "device": compute.device.type,
         "recipe": recipe,
-        **asdict(settled),
-        "milestones": list(settled.milestones),
+        **recipe_settings(settled),
         **compiled_settings(compiled),
         **processes_settings(compute),
         # only where asked for: the runs of earlier versions have no such settings
@@ -127,8 +130,8 @@ def _default_name(settings: dict[str, Any], iterations: int | None) -> str:
     taught = "no-kd"
     if settings["teacher"] is not None:
         alpha, temperature = settings["alpha"], settings["temperature"]
-        weighed = f"-a{alpha}" if isinstance(alpha, str) else f"-a{alpha:g}"
-        softened = "" if temperature is None else f"-t{temperature:g}"
+        weighed = f"-a{alpha}" if isinstance(alpha, str) else f"-a{short(alpha)}"
+        softened = "" if temperature is None else f"-t{short(temperature)}"
         shown = f"-{settings['match']}{settings['views']}"
         taught = f"{settings['teacher']}{_loss_name(settings)}{weighed}{softened}{shown}"
     arch, trained = settings["arch"].replace(":", "-"), trained_name(settings)
@@ -141,7 +144,7 @@ def _loss_name(settings: dict[str, Any]) -> str:
     if "loss" not in settings:
         return ""
     loss, beta = settings["loss"], settings["beta"]
-    return f"-{loss}" + ("" if beta == LOSSES[loss].beta else f"-b{beta:g}")
+    return f"-{loss}" + ("" if beta == LOSSES[loss].beta else f"-b{short(beta)}")
 
 
 def _check_top_k(asked: DistillSettings, bundle: Bundle, knowledge: Knowledge) -> None:

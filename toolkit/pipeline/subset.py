@@ -14,6 +14,7 @@ import numpy as np
 
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.locks import only_writer
+from toolkit.core.memory import need, within_memory
 from toolkit.core.progress import Progress, silent
 from toolkit.core.versions import command_line, now, versions
 from toolkit.formats.beton import Beton
@@ -41,6 +42,7 @@ def build_subset(
     return build_subsets(workspace, [frac], dataset, [method], **more)[0]
 
 
+@within_memory
 def build_subsets(
     workspace: Workspace,
     fractions: Sequence[float],
@@ -108,7 +110,8 @@ def build_subsets(
         asked.choose("random", Pool(train.labels_n), fraction)
     results = []
     with ExitStack() as stack:
-        known = what_is_known(stack, workspace, data, train.labels_n, asked)
+        labels_n = train.labels_n.astype(np.int32)  # classes are numbered by far fewer bits
+        known = what_is_known(stack, workspace, data, labels_n, asked)
         caches = _caches(stack, workspace, data, teacher)
         records = [_record(asked, method, fraction, known, data, name) for method, fraction in wanted]
         folders = [workspace.root / "subsets" / checked_name(record.name) for record in records]
@@ -179,6 +182,7 @@ def _choose(
 ) -> tuple[Picked, SubsetRecord]:
     """The rows, and the record that tells of them."""
     labels_n = known.labels_n
+    _need_memory(known, record)
     shown = progress if METHODS[record.method].pick else silent  # ranking takes no time
     with shown(label, round(record.fraction * len(labels_n)), "img") as tick:
         start_s = time.perf_counter()
@@ -192,6 +196,18 @@ def _choose(
         rows_fingerprint=rows_fingerprint(picked.rows_m),
         weights_fingerprint=None if picked.weights_m is None else weights_fingerprint(picked.weights_m),
         select_s=round(select_s, 3),
+    )
+
+
+def _need_memory(known: Known, record: SubsetRecord) -> None:
+    """Raises FailureError where a method that looks at all rows at once would need more than --memory-limit."""
+    if record.balance or not sees_network(record.method):
+        return
+    pool, needs = known.pool, METHODS[record.method].needs
+    tables = {"features": pool.features_nd, "logits": pool.logits_nc}
+    held = sum(2 * 4 * len(pool) * table.shape[1] for name, table in tables.items() if name in needs)
+    need(
+        held, f"--no-balance --method {record.method} on {len(pool):,} rows", "Leave --no-balance out, or give it more"
     )
 
 

@@ -18,7 +18,7 @@ from toolkit.core.errors import KdtoolError, UsageError, unknown_name
 from toolkit.core.hashing import checked_seed, fingerprint, rng_for
 from toolkit.formats.cache import CacheReader
 from toolkit.formats.dataset import PackedData, cache_command
-from toolkit.formats.encodings import FullLogits, TopLogits
+from toolkit.formats.encodings import DecodedRows, FullLogits, TopLogits
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.found_scores import find_score
 from toolkit.pipeline.score_sources import lacking_features, open_cache_of, teacher_of
@@ -177,7 +177,7 @@ def _need_all_logits(cache: CacheReader, data: PackedData, needing: Sequence[str
         )
 
 
-def _logits(cache: CacheReader) -> np.ndarray:
-    """The canonical view's logits, (n, c) floats, of a cache that keeps them all."""
+def _logits(cache: CacheReader) -> np.ndarray | DecodedRows:
+    """The canonical view's logits, (n, c) floats, of a cache that keeps them all: mapped, or decoded when looked at."""
     stored = {name: slots[0] for name, slots in cache.encoded(1).items()}
-    return stored["logits"] if isinstance(cache.encoding, FullLogits) else cache.encoding.dense(stored)
+    return stored["logits"] if isinstance(cache.encoding, FullLogits) else DecodedRows(cache.encoding, stored)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,17 @@ from toolkit.core.files import remove_folder
 from toolkit.core.hashing import checked_seed
 from toolkit.core.imported import code_settings
 from toolkit.core.locks import only_writer
+from toolkit.core.memory import within_memory
 from toolkit.core.processes import ALONE, Processes, in_processes
 from toolkit.core.progress import Progress, silent
-from toolkit.core.recipes import Recipe, resolve_recipe
+from toolkit.core.recipes import Recipe, recipe_settings, resolve_recipe
 from toolkit.formats.beton import Beton
-from toolkit.formats.checkpoint import Checkpoint
-from toolkit.formats.dataset import DataRecord, PackedData
+from toolkit.formats.dataset import DataRecord
 from toolkit.formats.parts import Parts
 from toolkit.formats.workspace import Workspace, checked_name
 from toolkit.pipeline.data import bundle_and_data
 from toolkit.pipeline.imported_teachers import refuse_cached
-from toolkit.pipeline.known_networks import network_of, new_network
+from toolkit.pipeline.known_networks import new_network
 from toolkit.pipeline.recording import Recording, check_recording
 from toolkit.pipeline.run_folder import (
     compiled_settings,
@@ -44,14 +45,6 @@ from toolkit.training.loop import EpochResult, Trainer
 from toolkit.training.run import MINUTES, check_minutes, run_to_end
 
 
-def load_model(
-    path: Path, data: PackedData, compute: Compute, arch: str | None = None, width: int | None = None
-) -> tuple[Checkpoint, torch.nn.Module]:
-    """A checkpoint's record and its network, evaluating; `arch` and `width` of a plain state_dict, and `arch` of any
-    network of one's own. Raises FailureError when broken or not for these data, UsageError for another network."""
-    return network_of(path, data.record, compute, arch, width)
-
-
 @dataclass(frozen=True)
 class _Training:
     """One seed's training as it ended."""
@@ -63,6 +56,7 @@ class _Training:
     compile_s: float
 
 
+@within_memory
 @in_processes
 def train_teacher(
     workspace: Workspace,
@@ -73,6 +67,8 @@ def train_teacher(
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
+    label_smoothing: float | None = None,
+    ema: float | None = None,
     seed: int = 0,
     seeds: int = 1,
     dynamics: bool = True,
@@ -96,14 +92,15 @@ def train_teacher(
 
     With `dynamics`, what its training forward says of every row in every epoch is kept in dynamics.h5, and logits and
     features of all rows after the epochs of `snapshots` ("2,10"). `seeds` trainings, from `seed` on, are recorded; the
-    first is the teacher. A killed run resumes, from its last epoch or `checkpoint_minutes`; on SIGINT and SIGTERM it
-    saves and raises Stopped. Started by torchrun, several processes train it together. A finished run with the same
-    settings is returned as it is. `top1` is the last epoch's, on the test split. Raises UsageError or FailureError.
+    first is the teacher. With `ema` the teacher is an average of the weights, and what is recorded is of the weights
+    themselves. A killed run resumes, from its last epoch or `checkpoint_minutes`; on SIGINT and SIGTERM it saves and
+    raises Stopped. Started by torchrun, several processes train it together. A finished run with the same settings is
+    returned as it is. `top1` is the last epoch's, on the test split. Raises UsageError or FailureError.
     """
     compute = compute_on(device, precision, threads, processes)
     check_minutes(checkpoint_minutes)
     progress = progress if processes.first else silent
-    settled = resolve_recipe(recipe, epochs, batch_size, lr)
+    settled = resolve_recipe(recipe, epochs, batch_size, lr, label_smoothing, ema)
     checked_seed(seed)
     checked_seed(seed + max(seeds, 1) - 1)
     check_source(source)
@@ -123,8 +120,7 @@ def train_teacher(
         "precision": compute.precision,
         "device": compute.device.type,
         "recipe": recipe,
-        **asdict(settled),
-        "milestones": list(settled.milestones),
+        **recipe_settings(settled),
         **compiled_settings(compiled),
         **processes_settings(compute),
         **code_settings(arch, "--arch"),
@@ -193,7 +189,8 @@ def _trained(
     watch = None if job.recording is None else job.recording.recorder(index, model, job.compiled, progress)
     observe = None if watch is None else watch.observe
     run = (recipe, recipe.epochs * fed.batches_per_epoch, compute.device, compute.precision, job.compiled)
-    trainer = Trainer(model, fed, label_loss, *run, observe, seed, processes)
+    loss = partial(label_loss, label_smoothing=recipe.label_smoothing)
+    trainer = Trainer(model, fed, loss, *run, observe, seed, processes)
     history = run_to_end(trainer, place, settings, progress, on_epoch, watch, checkpoint_minutes)
     scored = processes.first_only(lambda: _top1(model, job.test, job.data, compute))
     return _Training(model, history, scored, fed.name, trainer.compile_s)

@@ -11,7 +11,7 @@ import math
 import textwrap
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,10 +71,9 @@ def picture(panel: Panel, colours: Palette) -> bytes:
     """The panel as a PNG file; the same panel gives the same bytes."""
     from matplotlib.figure import Figure
 
-    told = _listed(panel.held)
+    head = _Head.of(panel.title, panel.held)
     notes = _wrapped(panel.bars) if panel.bars and _has_bars(panel) else []
-    title = _wrapped(panel.title, _LETTERS - 6)
-    above = _TOP + _LINE * (1.1 * len(title) + len(told)) + 0.12
+    above = head.height + 0.12
     columns = 1 if max((len(line.name) for line in panel.lines), default=0) > 22 else 2
     rows = -(-len(panel.lines) // columns)
     below = _UNDER + _LINE * len(notes) + 0.235 * rows + 0.12
@@ -88,15 +87,35 @@ def picture(panel: Panel, colours: Palette) -> bytes:
     for line in panel.lines:
         if line.stairs:
             _name(axes, line.points, [point for one in panel.lines if one.loose for point in one.points])
-    place = height - _TOP
-    for words, size, weight in ((title, _USUAL, "bold"), (told, _SMALL, "normal")):
-        for one in words:
-            figure.text(0.12 / _WIDTH, place / height, plain(one), fontsize=size, weight=weight, va="top")
-            place -= _LINE * (1.1 if weight == "bold" else 1)
+    head.write(figure, height)
     for number, one in enumerate(notes):
         figure.text(0.12 / _WIDTH, (below - _UNDER - _LINE * number) / height, plain(one), fontsize=_SMALL, va="top")
     _legend(figure, axes, columns, (below - _UNDER - _LINE * len(notes)) / height)
     return png_of(figure)
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What stands above a picture: its title, and what is the same in all of it, in lines."""
+
+    title: list[str]
+    held: list[str]
+
+    @classmethod
+    def of(cls, title: str, held: Sequence[str]) -> _Head:
+        return cls(_wrapped(title, _LETTERS - 6), _listed(held))
+
+    @property
+    def height(self) -> float:
+        return _TOP + _LINE * (1.1 * len(self.title) + len(self.held))
+
+    def write(self, figure: Figure, height: float) -> None:
+        """On a figure of this height."""
+        place = height - _TOP
+        for lines, size, weight, step in ((self.title, _USUAL, "bold", 1.1), (self.held, _SMALL, "normal", 1.0)):
+            for line in lines:
+                figure.text(0.12 / _WIDTH, place / height, plain(line), fontsize=size, weight=weight, va="top")
+                place -= _LINE * step
 
 
 def _wrapped(text: str, letters: int = _LETTERS) -> list[str]:
@@ -200,6 +219,7 @@ def _dress(axes: Axes, panel: Panel) -> None:
 def _scale(axes: Axes, x: Axis, panel: Panel) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+    places = [point.x for line in panel.lines if not line.level for point in line.points]
     if x.log:
         axes.set_xscale("log")
     if x.ticks:
@@ -208,7 +228,6 @@ def _scale(axes: Axes, x: Axis, panel: Panel) -> None:
     elif x.label == "epoch":
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     elif x.log:
-        places = [point.x for line in panel.lines if not line.level for point in line.points]
         subs = (1.0,) if max(places) >= 100 * min(places) else (1.0, 2.0, 5.0)
         axes.xaxis.set_major_locator(LogLocator(subs=subs))
     else:
@@ -216,11 +235,17 @@ def _scale(axes: Axes, x: Axis, panel: Panel) -> None:
     if not x.ticks:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
         axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
-    spots = [point.x for line in panel.lines if not line.level for point in line.points]
-    if x.ticks and max(spots) > min(spots):
-        low, high = (math.log(end) if x.log else end for end in (min(spots), max(spots)))
-        ends = (low - 0.08 * (high - low), high + 0.08 * (high - low))
+    if x.ticks and max(places) > min(places):
+        low, high = (math.log(end) if x.log else end for end in (min(places), max(places)))
+        margin = _beside(x.ticks[-1][1]) * (high - low)
+        ends = (low - margin, high + margin)
         axes.set_xlim(*((math.exp(end) for end in ends) if x.log else ends))
+
+
+def _beside(name: str) -> float:
+    """How much room there is left and right of all points, by their range, for the half of a name below the last."""
+    part = max(0.0, 0.04 * len(_end(name)) - _RIGHT) / (_WIDTH - _LEFT - _RIGHT)
+    return max(0.08, part / (1 - 2 * part))
 
 
 def _end(name: str) -> str:
@@ -244,9 +269,9 @@ def contact_sheet(kept_ckhw3: np.ndarray, names: Sequence[str], title: str, held
     classes, count, height, width, _ = kept_ckhw3.shape
     tiles = np.pad(kept_ckhw3, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=255)
     sheet = tiles.transpose(0, 2, 1, 3, 4).reshape(classes * (height + 1), count * (width + 1), 3)
-    heads, told = _wrapped(title, _LETTERS - 6), _listed(held)
+    head = _Head.of(title, held)
     shown = [plain(name if len(name) <= 15 else f"{name[:14]}…") for name in names]
-    left, above = 0.2 + 0.085 * max(map(len, shown)), _TOP + _LINE * (1.1 * len(heads) + len(told)) + 0.08
+    left, above = 0.2 + 0.085 * max(map(len, shown)), head.height + 0.08
     wide = _WIDTH - left - 0.1
     high = wide * sheet.shape[0] / sheet.shape[1]
     tall = above + high + 0.1
@@ -257,12 +282,7 @@ def contact_sheet(kept_ckhw3: np.ndarray, names: Sequence[str], title: str, held
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    place = tall - _TOP
-    for number, one in enumerate([*heads, *told]):
-        bold = number < len(heads)
-        size, weight = (_USUAL, "bold") if bold else (_SMALL, "normal")
-        figure.text(0.12 / _WIDTH, place / tall, plain(one), fontsize=size, weight=weight, va="top")
-        place -= _LINE * (1.1 if bold else 1)
+    head.write(figure, tall)
     return png_of(figure)
 
 

@@ -50,6 +50,7 @@ class Page:
     sections: Sequence[Section]
     not_drawn: Sequence[tuple[str, str]]
     not_counted: str
+    skipped: Sequence[str]
     notes: Sequence[str]
 
 
@@ -78,7 +79,7 @@ def html_page(page: Page) -> str:
     """The whole document."""
     facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in page.facts)
     missing = "".join(f"<li><b>{escape(title)}</b>: {escape(why)}</li>" for title, why in page.not_drawn)
-    notes = "".join(f"<li>{escape(note)}</li>" for note in page.notes)
+    notes = "".join(f"<li>{escape(note)}</li>" for note in [*page.skipped, *page.notes])
     parts = [
         f"<header><h1>{escape(page.title)}</h1><dl>{facts}</dl></header>",
         f"<section><h2>Means and paired differences</h2><p>{escape(page.main_read)}</p>"
@@ -136,11 +137,11 @@ h2 { font-size: 1.2rem; margin: 2rem 0 .3rem; padding-top: .6rem; border-top: 1p
 p { max-width: 46rem; margin: .3rem 0 .8rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; margin: 0; }
 dt { color: var(--faint); } dd { margin: 0; }
-.wide { overflow-x: auto; }
+.wide { overflow: auto; max-height: 36rem; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 th, td { text-align: right; padding: .2rem .6rem; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
-th { vertical-align: bottom; }
+thead th { position: sticky; top: 0; background: var(--paper); vertical-align: bottom; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); gap: 1.2rem;
   align-items: start; }
 figure { margin: 0; min-width: 0; break-inside: avoid; }
@@ -152,7 +153,7 @@ summary { cursor: pointer; }
 @media print {
   :root { --paper: #ffffff; --ink: #000000; --faint: #444444; --rule: #bbbbbb; }
   body { max-width: none; padding: 0; font-size: 10pt; }
-  .pictures { grid-template-columns: 1fr 1fr; } .wide { overflow: visible; } table { font-size: 8pt; }
+  .pictures { grid-template-columns: 1fr 1fr; } .wide { overflow: visible; max-height: none; } table { font-size: 8pt; }
   h2 { break-after: avoid; }
 }
 """

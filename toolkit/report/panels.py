@@ -10,13 +10,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.report.runs import Row, in_order, subset_seeds, whole_epochs
+from toolkit.report.runs import OF_RECIPE, Row, in_order, subset_seeds, whole_epochs
 
 TAUGHT = ("teacher_is", "loss", "beta", "temperature", "match", "views", "asked")  # without a meaning where alpha is 0
+_SMOOTHING = "label_smoothing"  # without a meaning where alpha is 1
 _OF_SUBSET = ("way", "frac", "balance", "nested", "min_per_class", "subset_seed")
-_OF_TRAINING = ("recipe", "batch_size", "lr", "precision", "device", "compiled", "processes")
-_OF_RECIPE = ("schedule", "momentum", "weight_decay", "nesterov", "warmup", "milestones")
-HELD = ("dataset_is", "arch", "width", *TAUGHT, *_OF_SUBSET, *_OF_TRAINING, *_OF_RECIPE)
+_OF_TRAINING = ("recipe", "batch_size", "lr", _SMOOTHING, "ema", "precision", "device", "compiled", "processes")
+HELD = ("dataset_is", "arch", "width", *TAUGHT, *_OF_SUBSET, *_OF_TRAINING, *OF_RECIPE)
 
 
 def prepared(rows: Sequence[Row]) -> list[Row]:
@@ -93,10 +93,17 @@ class Group:
         """What is held fixed: always what matters most, and of the rest what is not the same in all runs."""
         said = []
         for column in self.held:
-            value = self.sample.get(column)
+            # of label smoothing, which a run of alpha 1 has none of, another run in the group may tell
+            value = next((row[column] for row in (self.sample, *self.rows) if row.get(column) is not None), None)
             if value is not None and (column in _WORDS or column in differing):
-                said.append(_WORDS.get(column, lambda one, name=column: f"{_short(name)} {_short(one)}")(value))
+                said.append(_WORDS[column](value) if column in _WORDS else _named(_short(column), value))
         return [*(word for word in said if word), self.length]
+
+
+def _named(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return name if value else f"not {name}"
+    return f"{name} {_short(value)}"
 
 
 def _short(value: Any) -> str:
@@ -125,21 +132,32 @@ def percent(fraction: float) -> str:
 def groups_of(rows: Sequence[Row], free: Collection[str]) -> list[Group]:
     """Groups that agree in everything but `free` columns and the seed, in the settings' order."""
     held = tuple(column for column in HELD if column not in free)
-    plain_held = [column for column in held if column not in TAUGHT]
+    shared = [column for column in held if column != _SMOOTHING]  # which is told apart later
+    plain_held = [column for column in shared if column not in TAUGHT]
     taught: dict[tuple[str, ...], list[Row]] = {}
     plain: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         if row["taught"]:
-            taught.setdefault(_key(row, held), []).append(row)
+            taught.setdefault(_key(row, shared), []).append(row)
         else:
             plain.setdefault(_key(row, plain_held), []).append(row)
     joined = [members + plain.get(_key(members[0], plain_held), []) for members in taught.values()]
     beside = {_key(members[0], plain_held) for members in taught.values()}
     joined += [members for key, members in plain.items() if key not in beside]
-    found = [Group(tuple(part), held, length) for members in joined for length, part in by_length(members)]
+    smoothed = {frozenset(map(id, part)): part for members in joined for part in _by_smoothing(members, held)}
+    found = [Group(tuple(part), held, length) for members in smoothed.values() for length, part in by_length(members)]
     for column in reversed(held):
         found = _in_order_of(found, column)
     return found
+
+
+def _by_smoothing(members: list[Row], held: Sequence[str]) -> list[list[Row]]:
+    """Parts of one label smoothing each, where that is held; what looks at no label stands in all of them."""
+    values = dict.fromkeys(_plain(row.get(_SMOOTHING)) for row in members if row.get(_SMOOTHING) is not None)
+    if _SMOOTHING not in held or len(values) < 2:
+        return [members]
+    fitting = [{value, _plain(None)} for value in values]
+    return [[row for row in members if _plain(row.get(_SMOOTHING)) in both] for both in fitting]
 
 
 def _in_order_of(found: list[Group], column: str) -> list[Group]:

@@ -19,6 +19,8 @@ from toolkit.report.tables import table
 Row = dict[str, Any]
 
 RESULTS = ("top1", "agreement")
+# Settings that follow from it
+OF_RECIPE = ("schedule", "momentum", "weight_decay", "batchnorm_decay", "nesterov", "warmup", "milestones")
 
 _SIGNS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
@@ -230,7 +232,7 @@ def shown(value: Any, column: str = "") -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.2f}" if column in RESULTS else f"{value:.6g}"
-    return str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)  # as --where takes it
 
 
 def average_cells(row: Row, by: Sequence[str]) -> list[str]:

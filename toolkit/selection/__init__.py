@@ -121,7 +121,11 @@ def _source(method: str, pool: Pool, rng: np.random.Generator, how: How, tick_cl
         picked = pick(pool.of(rows_k), count, rng_of[label], how_of_class)
         return Picked(rows_k[picked.rows_m], picked.weights_m)
 
-    return _Source(of_class, lambda count: pick(pool, count, rng_of_all, how))
+    def of_all(count: int) -> Picked:
+        logits_nc = None if pool.logits_nc is None else pool.logits_nc[:]
+        return pick(replace(pool, logits_nc=logits_nc), count, rng_of_all, how)
+
+    return _Source(of_class, of_all)
 
 
 def _by_class(order_n: np.ndarray, labels_n: np.ndarray) -> dict[int, np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,14 +15,14 @@ class Pool:
 
     `labels_n` (n,) integers. `scores_n` (n,) floats, high = hard. `features_nd` (n, d) floats, what the teacher's last
     linear layer read of the canonical view, perhaps float16 and mapped from disk; `logits_nc` (n, c) floats likewise,
-    what it said. `finite` names those of the three that are known to have no NaN or infinity: they are not read for it
-    again (`toolkit.selection.checked`).
+    what it said, or rows decoded when asked for (`rows[at]`). `finite` names those of the three that are known to have
+    no NaN or infinity: they are not read for it again (`toolkit.selection.checked`).
     """
 
     labels_n: np.ndarray
     scores_n: np.ndarray | None = None
     features_nd: np.ndarray | None = None
-    logits_nc: np.ndarray | None = None
+    logits_nc: Any = None
     finite: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
@@ -31,7 +31,7 @@ class Pool:
     def of(self, rows_m: np.ndarray) -> Pool:
         """The pool of the rows at the positions `rows_m`, in memory."""
 
-        def part(array: np.ndarray | None) -> np.ndarray | None:
+        def part(array: Any) -> np.ndarray | None:
             return None if array is None else array[rows_m]
 
         seen = (part(self.scores_n), part(self.features_nd), part(self.logits_nc))

@@ -21,6 +21,7 @@ from toolkit.formats.cache_writing import CacheWriter
 from toolkit.formats.dynamics import SERIES, SNAPSHOT
 from toolkit.formats.parts import Parts
 from toolkit.models.zoo import head_of
+from toolkit.teacher.before import HELD_BYTES, Held, Spilled
 from toolkit.training.showing import Batch
 
 # (logits (n, c), features (n, d) float16) of the canonical views of the rows at these positions, by today's weights
@@ -50,8 +51,9 @@ def observed(logits_bc: Tensor, labels_b: Tensor, log_before_bc: Tensor) -> tupl
 class Recorder:
     """Watches one training, `observe` batch by batch, and keeps each epoch as a part that survives a kill.
 
-    All stays on the device until the epoch ends, (n, c) and (n, 6) float32; the former is part of each checkpoint, and
-    the latter of one within an epoch. Of several processes each sees its own rows: they are put together then.
+    All stays on the device until the epoch ends, (n, c) and (n, 6) float32: the former is part of each checkpoint, and
+    the latter of one within an epoch. Where the former would take more than HELD_BYTES it lies on disk, for which the
+    host waits at every batch (see before.py). Of several processes each sees its own rows: they are put together then.
     `rows_n` are the rows trained on, increasing. Under bfloat16 the logits that training sees keep three digits: the
     last layer is computed again in float32 from its input, where a linear layer makes the logits (`exact`; not of
     compiled networks, whose inner layers can't be listened to).
@@ -74,9 +76,16 @@ class Recorder:
         self._processes = processes
         self._model, self._parts, self._seed_index = model, parts, seed_index
         self._snapshots, self._look, self._progress = snapshots, look, progress
-        self._rows_n = torch.from_numpy(np.asarray(rows_n, dtype=np.int64)).to(device)
-        self._log_before_nc = torch.full((len(rows_n), classes), torch.nan, device=device)
-        self._seen_n6 = torch.full((len(rows_n), len(SERIES)), torch.nan, device=device)
+        self._rows = len(rows_n)
+        self._rows_n = None  # where it is all rows, their numbers are their places
+        if not np.array_equal(rows_n, np.arange(self._rows)):
+            self._rows_n = torch.from_numpy(np.asarray(rows_n, dtype=np.int64)).to(device)
+        how = (len(rows_n), classes, device, processes)
+        self._log_p: Held | Spilled = Held(*how)
+        if 4 * len(rows_n) * classes > HELD_BYTES:
+            processes.first_only(parts.begin)
+            self._log_p = Spilled(*how, parts.folder, f"seed-{seed_index}")
+        self._seen_n6 = self._log_p.scratch(len(SERIES))
         self._head, self._read = head_of(model) if exact else None, list[Tensor]()
         self._epochs = 0
         if self._head is not None:
@@ -92,48 +101,48 @@ class Recorder:
         if self._head is not None and self._read:
             features_bd = self._read.pop().to(self._head.weight.dtype)
             logits_bc = F.linear(features_bd, self._head.weight, self._head.bias)
-        at_b = torch.searchsorted(self._rows_n, batch.rows_b)
-        seen_b6, log_p_bc = observed(logits_bc, batch.labels_b, self._log_before_nc[at_b])
-        self._seen_n6[at_b], self._log_before_nc[at_b] = seen_b6, log_p_bc
+        at_b = batch.rows_b if self._rows_n is None else torch.searchsorted(self._rows_n, batch.rows_b)
+        seen_b6, log_p_bc = observed(logits_bc, batch.labels_b, self._log_p.before(at_b))
+        self._seen_n6[at_b] = seen_b6
+        self._log_p.now(at_b, log_p_bc)
 
     def end_epoch(self, epoch: int) -> None:
         """Keeps what was seen in `epoch`, from 1, and the snapshot after it where one is wanted."""
-        seen_n6, log_now_nc = self._of_all()
+        seen_n6 = self._of_all()
         assert bool(torch.isfinite(seen_n6[:, 0]).all()), "an epoch shows every row"
-        self._seen_n6.fill_(torch.nan)
-        self._log_before_nc.copy_(log_now_nc)
+        self._log_p.end_epoch()
         self._processes.first_only(lambda: self._keep(epoch, seen_n6.cpu().numpy()))
+        self._seen_n6.fill_(torch.nan)
         self._epochs = epoch
 
     def _keep(self, epoch: int, seen_n6: np.ndarray) -> None:
-        columns = {name: seen_n6[:, at].astype(SERIES[name]) for at, name in enumerate(SERIES)}
+        columns = {name: seen_n6[:, at].astype(SERIES[name], copy=False) for at, name in enumerate(SERIES)}
         self._parts.save(epoch_key(self._seed_index, epoch), **columns)
         if epoch in self._snapshots:
             self._model.eval()
-            with self._progress(f"snapshot of epoch {epoch}", len(self._rows_n), "img") as tick:
-                for start, stop in block_bounds(len(self._rows_n)):
+            with self._progress(f"snapshot of epoch {epoch}", self._rows, "img") as tick:
+                for start, stop in block_bounds(self._rows):
                     logits_nc, features_nd = self._look(np.arange(start, stop))
                     key = snapshot_key(self._seed_index, epoch, start)
                     self._parts.save(key, logits=logits_nc.astype(np.float16), features=features_nd)
                     tick(stop - start)
 
-    def _of_all(self) -> tuple[Tensor, Tensor]:
-        """What all processes have seen of this epoch, NaN where it is still to come, and every row's newest
-        log-probabilities: (n, 6) and (n, c)."""
+    def _of_all(self) -> Tensor:
+        """What all processes have seen of this epoch, NaN where it is still to come: (n, 6). Their log-probabilities
+        are put together too."""
         if self._processes.count == 1:
-            return self._seen_n6.clone(), self._log_before_nc
+            return self._seen_n6
         mine_n1 = ~self._seen_n6[:, :1].isnan()  # `correct` is a number wherever a row was seen
         seen_n1 = self._processes.sum_(mine_n1.float()) > 0
-        seen_n6, log_now_nc = (
-            self._processes.sum_(torch.where(mine_n1, values, 0.0)) for values in (self._seen_n6, self._log_before_nc)
-        )
-        return torch.where(seen_n1, seen_n6, torch.nan), torch.where(seen_n1, log_now_nc, self._log_before_nc)
+        seen_n6 = self._processes.sum_(torch.where(mine_n1, self._seen_n6, 0.0))
+        self._log_p.gather(mine_n1, seen_n1)
+        return torch.where(seen_n1, seen_n6, torch.nan)
 
     def state(self) -> dict[str, Any]:
         """Of several processes all must ask for it."""
-        seen_n6, log_now_nc = self._of_all()
+        seen_n6 = self._of_all()
         within = {} if bool(seen_n6[:, 0].isnan().all()) else {"seen": seen_n6}
-        return {"epochs": self._epochs, "log_before": log_now_nc, **within}
+        return {"epochs": self._epochs, "log_before": self._log_p.state(), **within}
 
     def load_state(self, state: dict[str, Any] | None) -> None:
         """Goes on where a killed training stopped. Raises FailureError where it had not recorded all of it."""
@@ -145,7 +154,7 @@ class Recorder:
                 "Pass --no-dynamics, without --seeds and --snapshots, to finish it so, or --force to start it again"
             )
         self._epochs = epochs
-        self._log_before_nc.copy_(state["log_before"])
+        self._log_p.load_state(state["log_before"], epochs)
         if "seen" in state and self._processes.first:  # once: the others' will be added to it
             self._seen_n6.copy_(state["seen"])
 

@@ -1,4 +1,4 @@
-"""Predicting whole splits on their canonical view (view 0).
+"""Predicting whole splits on their canonical view (view 0), or on other middle squares.
 
 Shapes: n rows, b batch.
 """
@@ -13,6 +13,7 @@ from toolkit.core.device import autocast
 from toolkit.formats.beton import Beton
 from toolkit.formats.views_of import ViewReader
 from toolkit.models.zoo import FeatureReader
+from toolkit.views.families import middle_squares
 from toolkit.views.plan import Plan
 from toolkit.views.render import normalise
 
@@ -28,8 +29,12 @@ def predict(
     device: torch.device,
     precision: str,
     positions_n: np.ndarray | None = None,
+    crop: float | None = None,
 ) -> Tensor:
     """The class with the largest logit for each image, or for those at `positions_n`: (n,) int64 on the CPU.
+
+    Of resized crops `crop` is the share of the shorter side that is looked at (default: view 0's, seven eighths), and
+    `plan` may be of another size than the data's.
 
     Logits are the float32 ones of FeatureReader: rounded to bfloat16 they would tie, and ties go to the lower class.
     """
@@ -38,8 +43,12 @@ def predict(
     mean_c, std_c = (torch.tensor(values, dtype=dtype, device=device) for values in (mean, std))
     read = FeatureReader(model.eval())
     views = ViewReader(images, plan, EVAL_BATCH, device, workers=torch.get_num_threads())
+    if crop is None:
+        shown = views.slot(positions_n, 0)
+    else:
+        shown = views.boxed(positions_n, middle_squares(images.sizes_n2[positions_n], crop))
     with torch.inference_mode(), autocast(device, precision):
-        batches = (normalise(images_bhwc, mean_c, std_c) for images_bhwc in views.slot(positions_n, 0))
+        batches = (normalise(images_bhwc, mean_c, std_c) for images_bhwc in shown)
         return torch.cat([read(x_bchw)[1].argmax(dim=1) for x_bchw in batches]).cpu()
 
 

@@ -20,8 +20,10 @@ from toolkit.core.hashing import mix
 from toolkit.core.processes import ALONE, Processes
 from toolkit.core.progress import Progress, silent
 from toolkit.core.recipes import Recipe, lr_at
+from toolkit.training.average import Average
 from toolkit.training.compile import Forward, compiled_forward
 from toolkit.training.gradients import sum_gradients
+from toolkit.training.optimizer import sgd
 from toolkit.training.showing import Batch
 
 Loss = Callable[[Tensor, Batch], Tensor]
@@ -120,7 +122,8 @@ class Trainer:
     `total_steps` ends the run, within an epoch if need be. The network is trained in place. With `compiled`, whole
     batches go through torch.compile; `compile_s` is what that took, outside of every epoch's time. `observe` is shown
     every batch and its logits before the weights move; it must leave both as they are. What the network draws by chance
-    (dropout) is decided by `seed`, the step and the process.
+    (dropout) is decided by `seed`, the step and the process. Where the recipe has an `ema`, an average follows the
+    weights from step to step, and `end` leaves it in the network; what is observed and told is of the weights.
 
     Several `processes` move the weights by the gradient of the whole batch, of which each has a share. Batch
     normalisation alone knows of no others: it takes the statistics of its process's rows, and the running ones that are
@@ -148,14 +151,8 @@ class Trainer:
         self.processes, self._under = processes, _Under()
         self._chance = int(mix(seed, _SALT_CHANCE, processes.rank))
         self._whole: Forward | None = None  # compiled when the first whole batch is there
-        self.optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=recipe.lr,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            nesterov=recipe.nesterov,
-            fused=precision != "float64",
-        )
+        self.optimizer = sgd(model, recipe, fused=precision != "float64")
+        self._average = None if recipe.ema is None else Average(recipe.ema)
 
     @property
     def finished(self) -> bool:
@@ -221,6 +218,8 @@ class Trainer:
         sum_gradients(self.model, self.processes)
         self.optimizer.step()
         self.step += 1
+        if self._average is not None:
+            self._average.follow(self.model)
         return loss, hits
 
     def _backward(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -276,6 +275,11 @@ class Trainer:
         if not whole.all():
             raise Diverged(f"training: the weights after step {self.step - 1} are not finite. Try a smaller --lr")
 
+    def end(self) -> None:
+        """Leaves the average in the network, where one was kept: the training is over."""
+        if self._average is not None:
+            self.model.load_state_dict(self._average.tensors)
+
     def state(self) -> dict[str, Any]:
         """Of several processes all must ask for it: what each saw of an epoch under way is added up."""
         state = {
@@ -284,6 +288,8 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
+        if self._average is not None:
+            state["average"] = self._average.tensors
         under = self._under
         if under.batches:
             losses, hits = under.sums(self.processes)
@@ -294,6 +300,8 @@ class Trainer:
     def load_state(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self._average is not None:
+            self._average.load(state["average"], self.model)
         self.epoch, self.step, self._under = state["epoch"], state["step"], _Under()
         if "under" in state:
             seen = dict(state["under"])

@@ -50,7 +50,7 @@ class ResidentSource:
         self.showing = Showing(rows_n, plan, seed, targets)
         self._renderer = Renderer(torch.from_numpy(np.ascontiguousarray(images_nhwc)).to(device), plan)
         self._labels_n = torch.from_numpy(np.array(labels_n, dtype=np.int64)).to(device)
-        self._rows_n = torch.from_numpy(self.showing.rows_n).to(device)
+        self._rows_n = torch.from_numpy(self.showing.rows_n).to(device, torch.int64)
         self._mean_c = torch.tensor(mean, dtype=dtype, device=device)
         self._std_c = torch.tensor(std, dtype=dtype, device=device)
         self._targets = targets.table(device, dtype) if targets is not None else None

@@ -86,7 +86,8 @@ def run_to_end(
     found: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Trains until the last step, saving checkpoint.pt each epoch and each so many `minutes` (0: only at epochs), and
-    metrics.jsonl each epoch, in `folder`; returns the epochs.
+    metrics.jsonl each epoch, in `folder`; returns the epochs. Where the recipe keeps an average of the weights, that is
+    what the network holds in the end; the checkpoint has both.
 
     A checkpoint of the same `settings` is resumed from, if what was `found` out since they were asked for is the same
     too. On SIGINT and SIGTERM it saves and raises Stopped. Raises FailureError when the checkpoint's settings differ,
@@ -131,6 +132,7 @@ def run_to_end(
             stop_or_save(saved=True)
     if stop.number:  # told since they last agreed
         raise _stopped(trainer, stop.number)
+    trainer.end()
     return epochs
 
 

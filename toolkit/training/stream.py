@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from toolkit.core.errors import FailureError, UsageError
+from toolkit.core.hashing import smallest_index
 from toolkit.core.processes import share_of
 from toolkit.formats.beton import Beton
 from toolkit.training.prefetch import made_ahead
@@ -23,6 +24,8 @@ from toolkit.views.render import Renderer, normalise
 
 _CPU = torch.device("cpu")
 _AHEAD = 2  # batches read beyond the one in the step; FFCV decodes some more
+_BOXES_AT_A_TIME = 8192
+_VIEWS_BYTES = 1 << 24  # of all rows' views: those of more rows are computed batch by batch
 
 
 class _Read(NamedTuple):
@@ -67,8 +70,8 @@ class StreamSource:
         from toolkit.formats.ffcv_loader import open_loader
 
         self.batch_size, self._device, self._part = batch_size, device, part
-        self.showing = Showing(images.rows_n[indices_n], plan, seed, targets, images.sizes_n2[indices_n])
-        self._indices_n = np.asarray(indices_n, dtype=np.uint64)
+        sizes_n2 = None if plan.finite else images.sizes_n2[indices_n]
+        self.showing = Showing(images.rows_n[indices_n], plan, seed, targets, sizes_n2, _VIEWS_BYTES)
         self._mean_c = torch.tensor(mean, dtype=dtype, device=device)
         self._std_c = torch.tensor(std, dtype=dtype, device=device)
         self._targets = TargetReader(targets, dtype) if targets is not None else None
@@ -79,13 +82,14 @@ class StreamSource:
         if plan.finite:
             images.need_one_size()
         else:
-            from toolkit.formats.ffcv_boxes import BoxDecoder
+            from toolkit.formats.ffcv_boxes import BoxDecoder, no_boxes
 
-            self._boxes_n5 = np.zeros((len(images), 5), dtype=np.int32)
+            self._boxes_n5 = no_boxes(len(images))
             decoder = BoxDecoder(self._boxes_n5, plan.height, plan.width)
         share = share_of(min(batch_size, len(indices_n)), *part)
         size = share.stop - share.start  # of every batch but the last, which has no more
-        self.loader = open_loader(images.path, size, self._indices_n, workers=workers, decoder=decoder)
+        self.loader = open_loader(images.path, size, indices_n, workers=workers, decoder=decoder)
+        self._indices_n = self.loader.indices  # uint64, held once
         # FFCV refuses an order of one's own at construction (it checks the wrong thing), but asks for it each epoch
         self.loader.traversal_order = self
 
@@ -99,8 +103,11 @@ class StreamSource:
     def sample_order(self, epoch: int) -> np.ndarray:
         """FFCV asks for the order of `epoch`: positions in the file, uint64, of this process's rows from the batch on
         that the epoch is begun at."""
-        order_n = self.showing.order(epoch)
+        order_n = self._order(epoch)
         return self._indices_n[np.concatenate([order_n[first:end] for first, end in self._shares(self._start)])]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return self.showing.order(epoch).astype(smallest_index(len(self)))
 
     def _shares(self, start: int) -> list[tuple[int, int]]:
         return list(shares(len(self), self.batch_size, self._part, start))
@@ -116,16 +123,16 @@ class StreamSource:
 
         self._begun += 1
         begun = self._begun
-        view_n, slot_n = self.showing.views(epoch)
-        geometry_ng = self.showing.geometry(view_n)
         if self._boxes_n5 is not None:
-            self._boxes_n5[self._indices_n] = geometry_ng
+            for row in range(0, len(self), _BOXES_AT_A_TIME):
+                block = slice(row, row + _BOXES_AT_A_TIME)
+                self._boxes_n5[self._indices_n[block]] = self.showing.shown(epoch, block)
         self.loader.next_epoch, self._start = epoch, start
-        order_n = self.showing.order(epoch)
+        order_n = self._order(epoch)
         at = [order_n[first:end] for first, end in self._shares(start)]
         with (
             one_epoch(self.loader, pinned=self._device.type == "cuda") as given,
-            made_ahead(self._read(given, begun, geometry_ng, slot_n, at), _AHEAD) as batches,
+            made_ahead(self._read(given, begun, epoch, at), _AHEAD) as batches,
         ):
             for batch in batches:
                 yield self._drawn(batch)
@@ -134,12 +141,11 @@ class StreamSource:
         self,
         given: Iterator[tuple[Tensor, ...]],
         begun: int,
-        geometry_ng: np.ndarray,
-        slot_n: np.ndarray,
+        epoch: int,
         at: list[np.ndarray],
     ) -> Generator[_Read, None, None]:
         """What FFCV gives, with the views and targets that belong to it."""
-        for at_b in at:
+        for at_b in (part.astype(np.int64) for part in at):
             read = next(given, None) if len(at_b) else self._no_rows()
             if read is None:  # FFCV's thread died: the epoch ends with its error
                 return
@@ -148,10 +154,13 @@ class StreamSource:
                 raise UsageError("this loader has begun another epoch: one at a time, or open a second loader")
             if not np.array_equal(rows_b1[:, 0].numpy(), self.showing.rows_n[at_b]):
                 raise FailureError(f"{self.loader.reader.file_name}: FFCV's loader gave other rows than asked for")
-            views_b3 = None if self._boxes_n5 is not None else self._ready(torch.from_numpy(geometry_ng[at_b]))
-            columns = None
+            views_b3, columns = None, None
+            if self._boxes_n5 is None or self._targets is not None:
+                view_b, slot_b = self.showing.views(epoch, at_b)
+            if self._boxes_n5 is None:
+                views_b3 = self._ready(torch.from_numpy(self.showing.geometry(view_b, at_b)))
             if self._targets is not None:
-                stored = self._targets.read(slot_n[at_b], at_b)
+                stored = self._targets.read(slot_b, at_b)
                 columns = {name: self._ready(rows) for name, rows in stored.items()}
             weights_b = None if self._weights_n is None else self._ready(self._weights_n[torch.from_numpy(at_b)])
             yield _Read(images_bhwc, labels_b1[:, 0], rows_b1[:, 0], views_b3, columns, weights_b)

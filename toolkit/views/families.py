@@ -118,6 +118,14 @@ def _widest(sizes_n2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.minimum(height_n, np.maximum(width_n * 4 // 3, 1)), np.minimum(width_n, np.maximum(height_n * 4 // 3, 1))
 
 
+def middle_squares(sizes_n2: np.ndarray, share: float) -> np.ndarray:
+    """(n, 5) int32: of each image the middle square of this share of its shorter side; of 0.875, view 0's box."""
+    # a whisper of tolerance: 0.29 of 100 pixels are 29
+    side_n = np.floor(np.asarray(sizes_n2, dtype=np.int64).min(axis=1) * share + 1e-9).astype(np.int64)
+    unmirrored_n = np.zeros(len(side_n), dtype=np.int64)
+    return np.column_stack([_middle(sizes_n2, side_n, side_n), unmirrored_n]).astype(np.int32)
+
+
 def _middle(sizes_n2: np.ndarray, height_n: np.ndarray, width_n: np.ndarray) -> np.ndarray:
     """(n, 4): boxes of these sizes (of one pixel at least) in the middle of the images."""
     box_n2 = np.maximum(np.column_stack([height_n, width_n]), 1)

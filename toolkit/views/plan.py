@@ -77,14 +77,32 @@ class Plan:
             views_nk[block] = self._permuted(self._family, np.asarray(rows_n[block]), slots)
         return views_nk
 
+    def views_in(self, rows_n: np.ndarray, slots_n: np.ndarray) -> np.ndarray:
+        """The view of each row's slot in `slots_n`, `views(rows_n, …)[n, slots_n[n]]`, holding no other: (n,) int16."""
+        rows_n, slots_n = np.asarray(rows_n), np.asarray(slots_n)
+        if isinstance(self._family, ResizedCrop):
+            return slots_n.astype(np.int16)
+        views_n = np.empty(len(rows_n), dtype=np.int16)
+        for start in range(0, len(rows_n), _ROWS_AT_A_TIME):
+            block = slice(start, start + _ROWS_AT_A_TIME)
+            views_n[block] = self._picked(self._family, rows_n[block], slots_n[block])
+        return views_n
+
+    def _picked(self, family: PadCrop, rows_n: np.ndarray, slots_n: np.ndarray) -> np.ndarray:
+        place_n, mirror_n = slots_n // family.mirrors, slots_n % family.mirrors
+        shuffled_ns = np.argsort(self._keys(family, mirror_n[:, None], rows_n), axis=1, kind="stable")
+        return shuffled_ns[np.arange(len(rows_n)), place_n] + mirror_n * family.shifts
+
+    def _keys(self, family: PadCrop, mirror: int | np.ndarray, rows_n: np.ndarray) -> np.ndarray:
+        """What sorts the shifts of each row, unmirrored or mirrored: (n, s) uint64."""
+        keys_ns = mix(self.seed, _SALT, mirror, rows_n[:, None], np.arange(family.shifts)[None, :])
+        keys_ns[:, 0] = np.where(np.ravel(mirror) == 0, 0, keys_ns[:, 0])  # the image itself comes first
+        return keys_ns
+
     def _permuted(self, family: PadCrop, rows_n: np.ndarray, slots: int) -> np.ndarray:
-        shifts_s = np.arange(family.shifts)
         views_nk = np.empty((len(rows_n), slots), dtype=np.int16)
         for mirror in range(min(family.mirrors, slots)):
-            keys_ns = mix(self.seed, _SALT, mirror, rows_n[:, None], shifts_s[None, :])
-            if mirror == 0:
-                keys_ns[:, 0] = 0  # the image itself comes first
-            shuffled_ns = np.argsort(keys_ns, axis=1, kind="stable")
+            shuffled_ns = np.argsort(self._keys(family, mirror, rows_n), axis=1, kind="stable")
             columns = len(range(mirror, slots, family.mirrors))
             views_nk[:, mirror :: family.mirrors] = shuffled_ns[:, :columns] + mirror * family.shifts
         return views_nk

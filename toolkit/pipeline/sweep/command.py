@@ -11,6 +11,7 @@ from toolkit.core.device import available_cpus
 from toolkit.core.errors import UsageError
 from toolkit.core.interrupts import Stopped
 from toolkit.core.locks import only_writer
+from toolkit.core.memory import in_words, left_bytes, limit, within_memory
 from toolkit.core.progress import Progress, Tick, silent
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.runtime import compute_on
@@ -24,6 +25,7 @@ from toolkit.pipeline.sweep.table import Table, results_path, write_asked
 from toolkit.pipeline.sweep.worker import Done, Failed, How
 
 
+@within_memory
 def sweep(
     workspace: Workspace,
     asked: Sweep,
@@ -46,7 +48,8 @@ def sweep(
     failed ones are tried again; cells of the same study that are not asked for now stay in the table. `shard` (i, n)
     takes the i-th of n parts, a fixed choice of the distinct cells.
 
-    With `dry_run` nothing is written: the result tells what there is to do. Raises UsageError or FailureError, and
+    `memory_limit` is of this process and all jobs together. With `dry_run` nothing is written: the result tells what
+    there is to do. Raises UsageError or FailureError, and
     Stopped on SIGINT or SIGTERM.
     """
     refuse_unguarded()
@@ -61,7 +64,7 @@ def sweep(
     if dry_run:
         Table(path, cells)  # a damaged one is told
         return _foreseen(workspace, asked, path, survey(workspace, asked, cells), cells, jobs)
-    how = How(workspace, asked.device, asked.precision, asked.compile, threads, source, data_dir)
+    how = How(workspace, asked.device, asked.precision, asked.compile, threads, source, data_dir, share_of_memory(jobs))
     with only_writer(path):
         course = _Course(asked, Table(path, cells), on_cell)
         prepared = prepare(workspace, asked, cells, data_dir, progress, on_note)
@@ -110,6 +113,18 @@ def _shared_out(asked: Sweep, jobs: int | None, threads: int | None) -> tuple[in
         return jobs or 1, threads
     threads = threads or 1
     return jobs or max(1, available_cpus() // threads), threads
+
+
+def share_of_memory(jobs: int) -> int | None:
+    """What --memory-limit leaves each of so many processes, after this one has had its own. Raises UsageError where
+    that is nothing."""
+    most = limit()
+    if most is None:
+        return None
+    share = left_bytes() // jobs
+    if share < 1:
+        raise UsageError(f"--memory-limit: {in_words(most)} leave nothing for {jobs} students. Give it more")
+    return share
 
 
 @dataclass

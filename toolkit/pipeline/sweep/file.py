@@ -151,7 +151,8 @@ _EXPECTED = {
     "alpha": "a number, auto or search",
 }
 _KINDS = {
-    **dict.fromkeys(("frac", "temperature", "center", "drop_hardest", "beta", "lr"), "number"),
+    **dict.fromkeys(("frac", "temperature", "center", "drop_hardest", "beta"), "number"),
+    **dict.fromkeys(("lr", "label_smoothing", "ema"), "number"),
     **dict.fromkeys(("seed", "limit", "min_per_class", "subset_seed"), "integer"),
     **dict.fromkeys(("epochs", "iterations", "batch_size", "width"), "integer"),
     **dict.fromkeys(("method", "loss", "match", "arch", "teacher"), "text"),

@@ -171,7 +171,7 @@ def _cache(ground: _Ground, teacher: str | None, how: dict[str, Any], on_note: N
     sweep, views = ground.sweep, {} if ground.sweep.views is None else {"views": ground.sweep.views}
     asked = {"dataset": sweep.dataset, "limit": sweep.limit, "teacher": teacher, "device": sweep.device, **views, **how}
     on_note(f"running the teacher {ground.named[teacher]} once: its cache is to be made, or to grow")
-    patiently(lambda: cache_teacher(ground.workspace, **asked), on_note)
+    patiently(lambda: cache_teacher(ground.workspace, **asked, on_note=on_note), on_note)
 
 
 def survey(workspace: Workspace, sweep: Sweep, cells: list[Cell]) -> Prepared:
@@ -180,7 +180,7 @@ def survey(workspace: Workspace, sweep: Sweep, cells: list[Cell]) -> Prepared:
     folder = workspace.data(data_key(sweep.dataset, sweep.limit))
     if not _packed_in(workspace, sweep):
         _check_names(workspace, sweep, cells)
-        return Prepared([], {}, [f"{folder}: the packed data; then caches and subsets, by what is in them"])
+        return Prepared([], {}, [f"{folder}: the packed data, without which no run is known to be done; then the rest"])
     ground = _Ground.of(workspace, sweep, compute, open_packed(folder))
     to_make = _missing_caches(ground, cells)
     ready = [cell for cell in cells if not cell.needs_teacher or cell.teacher in ground.named]

@@ -82,6 +82,8 @@ class Sweep:
     iterations: int | None = None
     batch_size: int | None = None
     lr: float | None = None
+    label_smoothing: float | None = None
+    ema: float | None = None
     width: int = 16
     compile: bool = False
     device: str = "auto"
@@ -103,7 +105,7 @@ class Sweep:
             if self.weights and cell.taught and METHODS[cell.method].weighted:
                 settled.refuse_weights()
         self._need_used()
-        resolve_recipe(self.recipe, self.epochs, self.batch_size, self.lr)
+        resolve_recipe(self.recipe, self.epochs, self.batch_size, self.lr, self.label_smoothing, self.ema)
         check_one_length(self.epochs, self.iterations)
         if self.views is not None and not re.fullmatch(r"all|(epochs:)?0*[1-9][0-9]*", self.views):
             raise UsageError(f"--views must be a number, 'all', or 'epochs:E', got '{self.views}'")
@@ -119,6 +121,11 @@ class Sweep:
             raise UsageError(
                 f"--beta has no meaning for --loss {', '.join(self.loss)}. Leave it out, or use it with --loss "
                 f"{' or '.join(with_beta)}"
+            )
+        if self.label_smoothing is not None and set(self.alpha) == {1.0}:
+            raise UsageError(
+                f"--label-smoothing {self.label_smoothing:g} has no meaning for --alpha 1, which never looks at the "
+                "labels. Leave it out, or use it with an --alpha below 1"
             )
 
     @cached_property
@@ -142,7 +149,7 @@ class Sweep:
 
     def trained(self, cell: Cell, subset: str, teacher: str | None, slots: int | None) -> dict[str, Any]:
         """What a cell asks of distill, with its subset's and teacher's names, and how many cached views are used."""
-        shared = ("recipe", "epochs", "batch_size", "lr", "width")
+        shared = ("recipe", "epochs", "batch_size", "lr", "label_smoothing", "ema", "width")
         return {
             **self.distilled(cell),
             **{name: getattr(self, name) for name in shared},

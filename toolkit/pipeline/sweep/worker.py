@@ -34,6 +34,7 @@ class How:
     threads: int | None
     source: str
     data_dir: Path | None
+    memory_limit: int | None = None  # of each
 
 
 class Images(NamedTuple):

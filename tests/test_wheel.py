@@ -1,0 +1,83 @@
+"""The wheel of ffcv that `make ffcv-wheel` leaves installs where there is no OpenCV, and reads what kdtool wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LOADED = """
+import ctypes, sys
+ctypes.CDLL(sys.argv[1])
+import json
+print(json.dumps(sorted({line.split()[-1] for line in open("/proc/self/maps") if "opencv" in line or "jpeg" in line})))
+"""
+
+
+def run(*command: object, **env: str) -> str:
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, env={**os.environ, **env})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    dist = tmp_path_factory.mktemp("wheel") / "dist"
+    run(ROOT / "scripts" / "ffcv_wheel.sh", dist, PYTHON=sys.executable)
+    (made,) = dist.iterdir()
+    return made
+
+
+@pytest.mark.long
+def test_the_wheel_brings_its_libraries(wheel: Path):
+    names = zipfile.ZipFile(wheel).namelist()
+    for library in ("opencv_core", "opencv_imgproc", "turbojpeg"):
+        assert any(f"ffcv.libs/lib{library}" in name for name in names), library
+    assert "manylinux" in wheel.name
+
+
+@pytest.mark.long
+def test_it_installs_into_a_bare_environment_and_loads_nothing_of_the_system(wheel: Path, tmp_path: Path):
+    run(sys.executable, "-m", "venv", tmp_path / "bare")
+    python = tmp_path / "bare" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel)
+    (library,) = (tmp_path / "bare").rglob("_libffcv*.so")
+    loaded = run(python, "-c", LOADED, library)
+    assert "opencv_imgproc" in loaded
+    assert all("ffcv.libs" in path for path in json.loads(loaded)), loaded
+
+
+@pytest.mark.long
+def test_students_are_trained_through_it(wheel: Path, digits: Path, tmp_path: Path):
+    work = shutil.copytree(digits, tmp_path / "work")
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        tmp_path / "new",
+        wheel,
+    )
+    words = ("distill", "-w", work, "--subset", "third", "--source", "stream", "--iterations", 2, "--name", "by-wheel")
+    code = "import ffcv, sys; print(ffcv.__file__, file=sys.stderr); from toolkit.cli import main; main()"
+    path = os.pathsep.join([str(tmp_path / "new"), sysconfig.get_path("purelib"), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path / "new") in done.stderr.splitlines()[0]
