@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from itertools import product
-from math import log, prod
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.paper import __main__ as paper
 from benchmarks.paper import claims, figures, rule
-from benchmarks.paper.design import FRACTIONS, SEEN, SMALL, WHOLE, Data, full, named, seen, studies, words
+from benchmarks.paper.design import FRACTIONS, SEEN, SMALL, WHOLE, Data, cells_of, full, named, seen, studies, words
 from toolkit.cli import sweep as commands
 
 DATA = Data("digits", None, 3, 1, 1, 1)
@@ -150,11 +150,19 @@ def test_the_guides_pictures_are_drawn_of_the_kept_runs():
 def test_the_readme_counts_the_cells_of_every_sweep(key: str, place: int):
     counted: Counter[str] = Counter()
     for study, options in studies(SMALL[key]).items():
-        seeds = 1 if study.startswith("seen-s") else SMALL[key].seeds
-        lists = [value for value in options.values() if isinstance(value, (list, tuple)) and value]
-        counted[re.sub(r"^(seen|noise)-.*", r"\1", study)] += seeds * prod(map(len, lists))
+        counted[re.sub(r"^(seen|noise)-.*", r"\1", study)] += cells_of(SMALL[key], options)
     said = re.findall(r"^\| `([a-z-]+?)(?:-s…)?`.*?\| *(\d+), (\d+) *\|$", README, re.MULTILINE)
     assert counted == {study: int(cells[place]) for study, *cells in said}
+
+
+def test_a_study_that_is_whole_is_not_run_again(tmp_path: Path):
+    folder = Path(paper.__file__).with_name("results")
+    assert paper.missing("digits", SMALL["digits"], folder, None) == {}
+    for path in folder.glob("digits-*"):
+        whole = path.read_text()
+        (tmp_path / path.name).write_text(whole[: whole.rstrip().rfind("\n") + 1] if "noise" in path.name else whole)
+    assert paper.missing("digits", SMALL["digits"], tmp_path, None).keys() == {"noise", "noise-hard"}
+    assert paper.missing("digits", SMALL["digits"], tmp_path / "none", "seen-s1").keys() == {"seen-s1"}
 
 
 @pytest.mark.parametrize("data", [*SMALL.values(), full("cifar100")], ids=[*SMALL, "full"])

@@ -4,7 +4,8 @@
     python -m benchmarks.paper --report       # the verdicts of the runs that are in results/
     python -m benchmarks.paper --full         # the paper's own recipe, for a GPU
 
-Stopped, the same command goes on. Everything is made by kdtool's own commands, which are shown.
+Stopped, the same command goes on; a study whose runs are all in results/ is not run again, on whatever machine.
+Everything is made by kdtool's own commands, which are shown.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from benchmarks.paper.design import (
     WHOLE,
     Data,
     Options,
+    cells_of,
     early,
     full,
     named,
@@ -112,15 +114,30 @@ def keep(here: Path, key: str, study: str, machine: dict[str, Any], folder: Path
             passes = {name: record[name] for name in ("student_images", "teacher_images_behind_targets")}
             lines.append({"study": study, **kept(line, machine), **passes})
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{key}-{study}.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    _kept_in(folder, key, study).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def _kept_in(folder: Path, key: str, study: str) -> Path:
+    return folder / f"{key}-{study}.jsonl"
+
+
+def missing(key: str, data: Data, folder: Path, only: str | None) -> dict[str, Options]:
+    """The studies, of those whose names begin with `only`, that `folder` has not all runs of."""
+    return {
+        study: asked
+        for study, asked in studies(data).items()
+        if study.startswith(only or "") and len(read_lines(_kept_in(folder, key, study))) < cells_of(data, asked)
+    }
 
 
 def run(key: str, data: Data, folder: Path, only: str | None) -> None:
     here, machine = WORKSPACES / key, {name: value for name, value in facts().items() if name in MACHINE}
+    left = missing(key, data, folder, only)
+    if not left:
+        print(f"{key}: every study is in {folder}", flush=True)
+        return
     make_teachers(here, data)
-    for study, asked in studies(data).items():
-        if only is not None and not study.startswith(only):
-            continue
+    for study, asked in left.items():
         if study.startswith("seen-s"):
             make_seen(here, data, int(study.removeprefix("seen-s")))
         if study == "noise":

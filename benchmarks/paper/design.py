@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 Options = dict[str, Any]  # of a kdtool command, by their names; a list is given again and again
@@ -103,6 +104,12 @@ def of_seen(seed: int) -> Options:
     """A student among teachers that saw more and more; nested, so that each saw what the student is shown."""
     teachers = [seen(fraction, seed) for fraction in SEEN]
     return {"frac": SEEN_BY_STUDENT, "alpha": 1.0, "seed": seed, "nested": True, "teacher": teachers}
+
+
+def cells_of(data: Data, options: Options) -> int:
+    """How many students a study has."""
+    lists = [value for value in options.values() if isinstance(value, (list, tuple)) and value]
+    return prod(map(len, lists)) * (data.seeds if options["seed"] == data.all_seeds else 1)
 
 
 def early(data: Data) -> int:
