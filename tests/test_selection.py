@@ -423,8 +423,8 @@ def test_dropping_all_rows_is_refused(share):
         How(drop_hardest=share)
 
 
-def test_the_readme_names_every_method_and_every_score():
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    part = readme[readme.index("**Which rows?**") : readme.index("**How small?**")]
+def test_the_docs_name_every_method_and_every_score():
+    page = (Path(__file__).parent.parent / "docs" / "pipeline.md").read_text()
+    part = page[page.index("## Which rows?") : page.index("## How small?")]
     for name in [*METHODS, *SCORES, *FEATURES, *DYNAMICS]:
         assert f"`{name}`" in part or f"`{name}@E`" in part, name
