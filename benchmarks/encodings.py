@@ -107,7 +107,7 @@ STUDIES = [
 def taught_bundle(study: Study, seed: int) -> tuple[Bundle, np.ndarray]:
     """A seed's subset, and the teacher's float32 logits (k, n, c) of a view for each epoch."""
     name = f"{study.dataset}-random-{study.fraction:g}-s{seed}"
-    build_subset(WORKSPACE, study.fraction, study.dataset, seed=seed, name=name)
+    build_subset(WORKSPACE, frac=study.fraction, dataset=study.dataset, seed=seed, name=name)
     asked = {"subset": name, "teacher": study.teacher, "views": f"epochs:{study.epochs}", "encoding": "float32"}
     cache_teacher(WORKSPACE, **asked, threads=1, progress=on_stderr)
     bundle = open_bundle(WORKSPACE.subset(name))
@@ -229,7 +229,7 @@ def fidelity(study: Study, found: Sample, name: str, state: str) -> dict[str, An
 
 def ensure_teacher(study: Study) -> None:
     settings = {"arch": "resnet20", "width": 16, "epochs": study.teacher_epochs}
-    train_teacher(WORKSPACE, study.dataset, name=study.teacher, threads=1, progress=on_stderr, **settings)
+    train_teacher(WORKSPACE, dataset=study.dataset, name=study.teacher, threads=1, progress=on_stderr, **settings)
 
 
 def done(study: Study, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

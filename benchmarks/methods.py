@@ -114,7 +114,7 @@ def overlap(ours_m: np.ndarray, theirs_m: np.ndarray) -> float:
 
 def student(workspace: Workspace, subset: str, seed: int, alpha: float, weights: bool, **more: Any) -> dict[str, float]:
     """Test accuracy of a student, and how often it agrees with the teacher, both in percent."""
-    run = distill(workspace, subset, epochs=EPOCHS, seed=seed, alpha=alpha, weights=weights, threads=1, **more)
+    run = distill(workspace, subset=subset, epochs=EPOCHS, seed=seed, alpha=alpha, weights=weights, threads=1, **more)
     return {"alpha": alpha, "top1": run["top1"], "agreement": run["agreement"], "seconds": run["seconds"]}
 
 

@@ -19,7 +19,8 @@ from toolkit.data.sources import source_named
 from toolkit.formats.beton import open_beton
 from toolkit.formats.dataset import SPLITS, PackedData, open_packed, write_record
 from toolkit.formats.workspace import Workspace
-from toolkit.pipeline.data import ensure_packed, pack_data
+from toolkit.pipeline.data import ensure_packed
+from toolkit.pipeline.data import pack as pack_data
 from toolkit.pipeline.subset import build_subset
 
 _CHUNK_BYTES = 8 << 20
@@ -32,7 +33,7 @@ def packing(workspace: Workspace, dataset: str, data_dir: Path | None = None) ->
     megabytes, target = len(content) / 1e6, workspace.root / "written"
 
     def pack() -> None:
-        pack_data(workspace, dataset, data_dir)
+        pack_data(workspace, dataset=dataset, data_dir=data_dir)
 
     def decode() -> None:
         for split in SPLITS:
@@ -53,7 +54,7 @@ def cutting(workspace: Workspace, dataset: str) -> dict[str, Block]:
     written, kept, target = (workspace.root / name for name in ("subsets/cut/images.beton", "kept", "copied"))
 
     def cut() -> None:
-        build_subset(workspace, 0.5, dataset, name="cut")
+        build_subset(workspace, frac=0.5, dataset=dataset, name="cut")
 
     def copy() -> None:
         copy_file(kept, target)

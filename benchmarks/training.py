@@ -44,7 +44,7 @@ LOSS = distillation_loss(1.0, TEMPERATURE)
 def taught_bundle(workspace: Workspace, dataset: str, fraction: float, compute: Compute) -> Bundle:
     """A random part of the data, with targets of the default views of the teacher that comes with kdtool."""
     name = f"part-{fraction:g}"
-    build_subset(workspace, fraction, dataset, name=name)
+    build_subset(workspace, frac=fraction, dataset=dataset, name=name)
     asked: dict[str, Any] = {"device": str(compute.device), "precision": compute.precision}
     cache_teacher(workspace, subset=name, views=VIEWS, **asked)
     return open_bundle(workspace.subset(name))

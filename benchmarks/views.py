@@ -115,7 +115,7 @@ def train_the_teacher(study: Study) -> None:
     """The teacher of the kanji, which does not come with kdtool, unless it is there."""
     if study.teacher is not None:
         settings: dict[str, Any] = {"arch": "resnet20", "epochs": 30, "threads": 1}
-        train_teacher(WORKSPACE, study.dataset, name=study.teacher, **settings)
+        train_teacher(WORKSPACE, dataset=study.dataset, name=study.teacher, **settings)
 
 
 def held_out(bundle: Bundle, seed: int) -> np.ndarray:
@@ -186,7 +186,7 @@ def run(study: Study, cell: Cell, seed: int) -> dict[str, Any]:
     compute = compute_on(threads=1)
     train_the_teacher(study)
     name = f"{study.dataset}-random-{study.fraction:g}-s{seed}"
-    build_subset(WORKSPACE, study.fraction, study.dataset, seed=seed, name=name)
+    build_subset(WORKSPACE, frac=study.fraction, dataset=study.dataset, seed=seed, name=name)
     bundle = open_bundle(WORKSPACE.subset(name))
     if cell.live:
         model = live_student(study, bundle, seed, compute)
@@ -195,7 +195,7 @@ def run(study: Study, cell: Cell, seed: int) -> dict[str, Any]:
             views = f"epochs:{study.epochs}"
             cache_teacher(WORKSPACE, subset=name, teacher=study.teacher, views=views, threads=1, progress=on_stderr)
         student = distill(
-            WORKSPACE, name, arch=study.arch, width=study.width, epochs=study.epochs, alpha=cell.alpha,
+            WORKSPACE, subset=name, arch=study.arch, width=study.width, epochs=study.epochs, alpha=cell.alpha,
             batch_size=study.batch_size, temperature=TEMPERATURE, match=cell.match, views=cell.views, seed=seed,
             threads=1,
         )  # fmt: skip

@@ -139,7 +139,7 @@ def test_a_failure_in_the_second_keeps_the_first(ours: Path):
 
 
 def test_from_python_one_or_several(ours: Path):
-    one = pipeline.build_subset(Workspace(ours), 0.1, "digits", method="herding")
+    one = pipeline.build_subset(ours, frac=0.1, dataset="digits", method="herding")
     several = pipeline.build_subsets(Workspace(ours), [0.1, 0.2], "digits", ["herding"])
     assert several[0]["path"] == one["path"]
     assert len(several) == 2

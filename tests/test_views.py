@@ -10,6 +10,7 @@ import torchvision.transforms.functional as TF
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.training.showing import Showing, row_order
 from toolkit.training.targets import MATCHES, Targets
+from toolkit.views import schedule
 from toolkit.views.families import family_named
 from toolkit.views.plan import Plan
 from toolkit.views.render import Renderer, normalise
@@ -211,7 +212,7 @@ def test_nearest_slot_is_the_one_brute_force_finds(name, slots):
 
 
 def test_nearest_slots_of_many_rows_are_those_of_each_alone(monkeypatch):
-    monkeypatch.setattr("toolkit.views.schedule._DISTANCES_AT_A_TIME", 1000)
+    monkeypatch.setattr(schedule, "_DISTANCES_AT_A_TIME", 1000)
     plan, rows_n = plan_of(padding=4), np.arange(160)
     cached_nk, views_n = plan.views(rows_n, 20), plan.views(rows_n, 33)[:, 32]
     alone = [nearest_of(plan, rows_n[[n]], views_n[[n]], cached_nk[[n]])[0] for n in range(160)]

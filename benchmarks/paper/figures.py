@@ -9,7 +9,6 @@ from typing import Any
 
 from benchmarks.paper.claims import Runs
 from benchmarks.paper.design import SEEN, SEEN_BY_STUDENT, Data, seen
-from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.report import report
 from toolkit.report.drawing import palette, picture
 from toolkit.report.panels import percent
@@ -33,7 +32,7 @@ def of_reports(key: str, folder: Path) -> dict[str, bytes]:
         files = [folder / f"{key}-{sweep}.jsonl" for sweep in sweeps]
         if all(file.is_file() for file in files):
             with TemporaryDirectory() as out:
-                made = report(Workspace(Path(out)), files, where=where, out=Path(out) / "report")
+                made = report(files, workspace=out, where=where, out=Path(out) / "report")
                 (one,) = [file for file in made["drawn"] if file.startswith(f"{plot}-")]
                 found[name] = (Path(out) / "report" / one).read_bytes()
     return found

@@ -15,6 +15,7 @@ from toolkit.cli.report import report
 from toolkit.cli.score import score
 from toolkit.cli.seeing import compare, inspect, show
 from toolkit.cli.sweep import runs, sweep
+from toolkit.core import defaults
 
 
 @click.command()
@@ -31,10 +32,10 @@ def pack(as_json: bool, **asked: Any) -> None:
     """
     from toolkit.core.progress import on_stderr
     from toolkit.formats.dataset import is_image_folder
-    from toolkit.pipeline.data import pack_data
+    from toolkit.pipeline.data import pack as run
 
     compared = " by names and sizes" if asked["data_dir"] and is_image_folder(asked["dataset"]) else ""
-    result = pack_data(**asked, progress=on_stderr)
+    result = run(**asked, progress=on_stderr)
     opt.show(
         result,
         as_json,
@@ -51,11 +52,15 @@ def _skipped(count: int) -> str:
 
 @click.command()
 @opt.data_set
-@opt.arch("resnet20")
+@opt.arch(defaults.TEACHER_ARCH)
 @opt.optimisation
 @click.option("--subset", help="Train on this subset's rows only.")
-@click.option("--dynamics/--no-dynamics", default=True, show_default=True, help="Record what scores are made from.")
-@click.option("--seeds", default=1, show_default=True, help="Trainings to record; the first is the teacher.")
+@click.option(
+    "--dynamics/--no-dynamics", default=defaults.DYNAMICS, show_default=True, help="Record what scores are made from."
+)
+@click.option(
+    "--seeds", default=defaults.SEEDS, show_default=True, help="Trainings to record; the first is the teacher."
+)
 @click.option("--snapshots", help="Epochs, like 2,10, after which features and logits of all rows are kept.")
 @click.option("--name", help="Name of the teacher.  [default: from its settings]")
 @opt.compute
@@ -80,27 +85,29 @@ def train_teacher(as_json: bool, **asked: Any) -> None:
     "--encoding",
     "--dtype",
     "encoding",
-    default="auto",
+    default=defaults.ENCODING,
     help="Of the stored logits: float16, float32, int8 or topk:K.  [default: by the number of classes]",
 )
 @click.option("--subset", help="Run only over this subset's rows, and write its targets.")
 @click.option("--batch-size", type=int, help="Images at a time.  [default: 128 on a CPU, 1024 on a GPU]")
 @click.option("--dry-run", is_flag=True, help="Only say what it would cost, and how many students repay that.")
-@click.option("--verify/--no-verify", default=True, show_default=True, help="Ask the teacher again about a few rows.")
+@click.option(
+    "--verify/--no-verify", default=defaults.VERIFY, show_default=True, help="Ask the teacher again about a few rows."
+)
 @opt.compute
 @opt.memory_limit
 @opt.force
 @opt.common
 @opt.example("kdtool cache-teacher --views epochs:30")
-def cache_teacher(as_json: bool, dry_run: bool, **asked: Any) -> None:
+def cache_teacher(as_json: bool, **asked: Any) -> None:
     """Run the teacher once.  Reads data/; writes teachers/<name>/cache.h5: logits of every view, features, scores."""
     from toolkit.core.progress import on_stderr
     from toolkit.pipeline.cache import cache_teacher as run
 
-    if dry_run:
-        _show_cost(as_json, asked)
-        return
     result = run(**asked, progress=on_stderr, on_note=opt.note)
+    if asked["dry_run"]:
+        _show_cost(result, as_json)
+        return
     done = "already there" if result["unchanged"] else f"{result['images_per_s']:,.0f} img/s"
     opt.show(
         result,
@@ -125,12 +132,7 @@ def _deviation(verified: dict[str, Any] | None) -> str:
     )
 
 
-def _show_cost(as_json: bool, asked: dict[str, Any]) -> None:
-    from toolkit.core.progress import on_stderr
-    from toolkit.pipeline.cache_cost import cache_cost
-
-    wanted = {name: value for name, value in asked.items() if name != "verify"}
-    cost = cache_cost(**wanted, progress=on_stderr, on_note=opt.note)
+def _show_cost(cost: dict[str, Any], as_json: bool) -> None:
     repaid = ", ".join(
         f"{students} on {float(fraction):.0%} of the rows" for fraction, students in cost["students_to_repay"].items()
     )
@@ -147,8 +149,8 @@ def _show_cost(as_json: bool, asked: dict[str, Any]) -> None:
 @opt.data_set
 @opt.teacher
 @click.option("--subset", help="Verify this subset's targets.")
-@click.option("--samples", default=256, show_default=True, help="How many views to ask about.")
-@click.option("--seed", default=0, show_default=True, help="Of the sample.")
+@click.option("--samples", default=defaults.SAMPLES, show_default=True, help="How many views to ask about.")
+@click.option("--seed", default=defaults.SEED, show_default=True, help="Of the sample.")
 @opt.compute
 @opt.common
 @opt.example("kdtool verify-cache --samples 1000")
@@ -169,25 +171,26 @@ def verify_cache(as_json: bool, **asked: Any) -> None:
 @click.command()
 @click.option(
     "--montage",
-    "path",
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
     help="PNG file to draw into, in a folder that exists.",
 )
 @opt.data_set
 @click.option("--subset", help="Draw only this subset's rows.")
-@click.option("--views", default="8", show_default=True, help="Slots of each row: a number, all, or epochs:E.")
-@click.option("--rows", default=8, show_default=True, help="How many rows, from each class in turn.")
-@click.option("--row", "row_numbers", type=int, multiple=True, help="This row instead; may be given again.")
+@click.option(
+    "--views", default=defaults.SHOWN_VIEWS, show_default=True, help="Slots of each row: a number, all, or epochs:E."
+)
+@click.option("--rows", default=defaults.SHOWN_ROWS, show_default=True, help="How many rows, from each class in turn.")
+@click.option("--row", type=int, multiple=True, help="This row instead; may be given again.")
 @click.option("--scale", type=int, help="Side of the square that a pixel becomes.  [default: tiles of about 64]")
 @opt.common
 @opt.example("kdtool views --montage views.png")
 def views(as_json: bool, **asked: Any) -> None:
     """Draw what the teacher saw, row by slot; slot 0 is the canonical view.  Reads data/; writes one PNG file."""
     from toolkit.core.progress import on_stderr
-    from toolkit.pipeline.views import montage
+    from toolkit.pipeline.views import views as run
 
-    result = montage(**asked, progress=on_stderr)
+    result = run(**asked, progress=on_stderr)
     opt.show(
         result,
         as_json,
@@ -207,20 +210,24 @@ def views(as_json: bool, **asked: Any) -> None:
 @click.option(
     "--method",
     "methods",
-    default=["random"],
+    default=[defaults.METHOD],
     multiple=True,
     help="How to choose; see --list-methods. May be given again, for a subset each.  [default: random]",
 )
 @click.option("--list-methods", is_flag=True, help="Only tell every method's needs, cost and paper.")
 @click.option("--score", help="Which of the teacher's scores says what is hard.  [default: el2n]")
 @click.option("--teacher", help="Whose scores, features and targets.  [default: every cached teacher's targets]")
-@click.option("--balance/--no-balance", default=True, show_default=True, help="Keep the classes' proportions.")
+@click.option(
+    "--balance/--no-balance", default=defaults.BALANCE, show_default=True, help="Keep the classes' proportions."
+)
 @click.option("--nested", is_flag=True, help="Make a smaller fraction part of a larger one.")
-@click.option("--min-per-class", default=1, show_default=True, help="Rows that every class keeps at least.")
+@click.option(
+    "--min-per-class", default=defaults.MIN_PER_CLASS, show_default=True, help="Rows that every class keeps at least."
+)
 @click.option("--center", type=float, help="Of window: quantile of the score, 0 easiest, 1 hardest.  [default: 0.5]")
 @click.option("--drop-hardest", type=float, help="Of stratified and d2: hardest share, left out first.  [default: 0.1]")
 @click.option("--device", help="Where distances are computed: auto, cpu, cuda or cuda:N.  [default: auto]")
-@click.option("--seed", default=0, show_default=True, help="Of the choice, and of its order in plain FFCV.")
+@click.option("--seed", default=defaults.SEED, show_default=True, help="Of the choice, and of its order in plain FFCV.")
 @click.option("--name", help="Name of the subset.  [default: from its settings]")
 @click.option("--index-only", is_flag=True, help="Name the rows of the packed data instead of copying them.")
 @opt.data_set
@@ -270,23 +277,25 @@ def _show_methods(as_json: bool) -> None:
 @click.command()
 @click.option("--subset", help="A name or a folder.  [default: the newest]")
 @click.option("--teacher", help="Whose targets, where the subset holds several.")
-@opt.arch("resnet8")
+@opt.arch(defaults.STUDENT_ARCH)
 @opt.optimisation
 @click.option("--iterations", type=int, help="Stop after this many steps instead of whole epochs.")
-@click.option("--loss", default="kd", show_default=True, help="kd, dkd, dist, kd-std, mse or hard.")
+@click.option("--loss", default=defaults.LOSS, show_default=True, help="kd, dkd, dist, kd-std, mse or hard.")
 @click.option("--beta", type=float, help="Weight of dkd's and dist's second part.  [default: 8 for dkd, 1 for dist]")
 @click.option(
     "--alpha",
     type=opt.Alpha(),
     metavar="FLOAT|auto|search",
-    default=1.0,
+    default=defaults.ALPHA,
     show_default=True,
     help="Weight of the teacher: 0 labels only, 1 teacher only; auto by the fraction; search by short runs.",
 )
-@click.option("--temperature", default=4.0, show_default=True, help="Softens teacher and student alike.")
+@click.option(
+    "--temperature", default=defaults.TEMPERATURE, show_default=True, help="Softens teacher and student alike."
+)
 @click.option(
     "--match",
-    default="exact",
+    default=defaults.MATCH,
     show_default=True,
     help="Target of a shown view: exact (only cached views are shown), nearest or mean (any view is).",
 )
@@ -318,7 +327,7 @@ def distill(as_json: bool, **asked: Any) -> None:
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--dataset", help="Data set, as in pack.  [default: the one it was trained on]")
-@click.option("--split", type=click.Choice(["train", "test"]), default="test", show_default=True)
+@click.option("--split", type=click.Choice(["train", "test"]), default=defaults.SPLIT, show_default=True)
 @opt.network
 @opt.class_map
 @click.option("--size", type=int, help="Scale images to this side, of data shown in resized crops.  [default: theirs]")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from toolkit.cli import options as opt
+from toolkit.core import defaults
 
 _FILE = click.Path(path_type=Path)
 
@@ -23,7 +24,7 @@ _FILE = click.Path(path_type=Path)
 )
 @click.option("--test-logits", type=_FILE, help=".npy file (rows, classes) of the test split, for agreement in runs.")
 @click.option("--features", type=_FILE, help=".npy file (rows, features) of slot 0: some scores need them.")
-@click.option("--encoding", default="auto", help="As in cache-teacher.  [default: by the number of classes]")
+@click.option("--encoding", default=defaults.ENCODING, help="As in cache-teacher.  [default: by the number of classes]")
 @click.option("--subset", help="The logits are of this subset's rows, and become its targets.")
 @opt.data_set
 @opt.force

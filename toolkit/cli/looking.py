@@ -47,10 +47,10 @@ def _mend(mend: str | None) -> str:
 def ls(as_json: bool, all_runs: bool, **asked: Any) -> None:
     """List the workspace: what each artifact is, came from, takes on disk, and whether it is stale.  Writes nothing."""
     from toolkit.core.files import size_in_words
-    from toolkit.pipeline.listing import listing
+    from toolkit.pipeline.listing import ls as run
     from toolkit.report.tables import table
 
-    result = listing(**asked)
+    result = run(**asked)
     found = result["artifacts"]
     runs = [one for one in found if one["kind"] == "run" and not one["stale"]]
     folded = [] if all_runs or len(runs) <= _MOST_RUNS else runs

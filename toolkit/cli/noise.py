@@ -7,21 +7,22 @@ from typing import Any
 import click
 
 from toolkit.cli import options as opt
+from toolkit.core import defaults
 
 
 @click.command()
 @opt.data_set
 @click.option("--rate", type=float, required=True, help="Share of the training labels to flip, above 0 and below 1.")
-@click.option("--seed", default=0, show_default=True, help="Of the rows and their new labels.")
+@click.option("--seed", default=defaults.SEED, show_default=True, help="Of the rows and their new labels.")
 @opt.force
 @opt.common
 @opt.example("kdtool noise --rate 0.1")
 def noise(as_json: bool, **asked: Any) -> None:
     """Flip a known share of the training labels.  Reads data/; writes data/<data set>-noise-<rate>-s<seed>/."""
     from toolkit.core.progress import on_stderr
-    from toolkit.pipeline.noise import make_noise
+    from toolkit.pipeline.noise import noise as run
 
-    result = make_noise(**asked, progress=on_stderr)
+    result = run(**asked, progress=on_stderr)
     limit = "" if result["limit"] is None else f" --limit {result['limit']}"
     opt.show(
         result,

@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import click
 
+from toolkit.core import defaults
 from toolkit.core.processes import silent_here
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -56,7 +57,7 @@ common = together(
         "-w",
         "--workspace",
         type=click.Path(path_type=Path, file_okay=False),
-        default=Path("kdtool-work"),
+        default=Path(defaults.WORKSPACE),
         envvar="KDTOOL_WORKSPACE",
         show_default=True,
         show_envvar=True,
@@ -68,17 +69,23 @@ common = together(
     _quiet,
 )
 
-data_set = together(
-    click.option(
-        "--dataset", default="fashion-mnist", show_default=True, help="Data set by name, or your own: module:function."
-    ),
-    click.option(
-        "--data-dir",
-        type=click.Path(path_type=Path, file_okay=False),
-        help="Where to look for its files first, and to download them to; of image folders, where train/ lies.",
-    ),
-    click.option("--limit", type=int, help="Use only this many rows of each split, class-balanced."),
-)
+
+def data_set_or(default: str | None, said: str | bool = True) -> Decorator:
+    """The data; `said` is the default in words, where it is none that can be named before."""
+    return together(
+        click.option(
+            "--dataset", default=default, show_default=said, help="Data set by name, or your own: module:function."
+        ),
+        click.option(
+            "--data-dir",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="Where to look for its files first, and to download them to; of image folders, where train/ lies.",
+        ),
+        click.option("--limit", type=int, help="Use only this many rows of each split, class-balanced."),
+    )
+
+
+data_set = data_set_or(defaults.DATASET)
 
 
 image_folder = together(
@@ -120,10 +127,10 @@ teacher = together(
 )
 
 compute = together(
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+    click.option("--device", default=defaults.DEVICE, show_default=True, help="auto, cpu, cuda or cuda:N."),
     click.option(
         "--precision",
-        default="auto",
+        default=defaults.PRECISION,
         show_default=True,
         help="auto, float32 or bfloat16; auto is bfloat16 where the hardware multiplies it.",
     ),
@@ -131,10 +138,12 @@ compute = together(
 )
 
 optimisation = together(
-    click.option("--width", default=16, show_default=True, help="Channels of the first stage (CIFAR-style ResNets)."),
+    click.option(
+        "--width", default=defaults.WIDTH, show_default=True, help="Channels of the first stage (CIFAR-style ResNets)."
+    ),
     click.option(
         "--recipe",
-        default="fast",
+        default=defaults.RECIPE,
         show_default=True,
         help="fast, paper-cifar, paper-imagenet, or ffcv-imagenet-rn18-E and -rn50-E: E 16, 24, 32, 40, 56 or 88.",
     ),
@@ -147,18 +156,18 @@ optimisation = together(
     click.option(
         "--ema", type=float, metavar="DECAY", help="Keep an average of the weights, so much of it at each step: 0.999."
     ),
-    click.option("--seed", default=0, show_default=True, help="Initialisation, order and views."),
+    click.option("--seed", default=defaults.SEED, show_default=True, help="Initialisation, order and views."),
     click.option(
         "--source",
-        default="auto",
+        default=defaults.SOURCE,
         show_default=True,
         help="resident (all on the device) or stream (from disk, by FFCV); auto goes by memory. Same batches.",
     ),
-    click.option("--compile", "compiled", is_flag=True, help="Compile the network first: seconds, then faster steps."),
+    click.option("--compile", is_flag=True, help="Compile the network first: seconds, then faster steps."),
     click.option(
         "--checkpoint-minutes",
         type=float,
-        default=10.0,
+        default=defaults.CHECKPOINT_MINUTES,
         show_default=True,
         help="Save so often within an epoch; 0 is at epochs only. An interrupted run goes on from there.",
     ),

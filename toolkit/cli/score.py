@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from toolkit.cli import options as opt
+from toolkit.core import defaults
 
 
 @click.command()
@@ -15,19 +16,18 @@ from toolkit.cli import options as opt
 @click.option("--teacher", help="Whose pass and training.  [default: the one that comes with kdtool]")
 @click.option(
     "--score",
-    "scores",
     multiple=True,
     help="Such as forgetting, el2n@5, grand@2 or prototype; may be given again.  [default: all there can be]",
 )
 @click.option(
     "--import",
-    "imported",
+    "import_",
     type=click.Path(path_type=Path),
     help="Take scores from this .npy file, in row order, or .csv file with the columns row and score.",
 )
 @click.option("--name", help="Of the imported score.")
 @click.option("--low-is-hard", is_flag=True, help="Turn the sign of the imported score: in kdtool, high is hard.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--device", default=defaults.DEVICE, show_default=True, help="auto, cpu, cuda or cuda:N.")
 @opt.memory_limit
 @opt.force
 @opt.common
@@ -40,7 +40,7 @@ def score(as_json: bool, **asked: Any) -> None:
     result = run(**asked, progress=on_stderr)
     for line in result["skipped"]:
         opt.note(f"left out: {line}")
-    named = bool(asked["scores"]) or asked["imported"] is not None
+    named = bool(asked["score"]) or asked["import_"] is not None
     lines = []
     for path in dict.fromkeys(one["path"] for one in result["scores"]):
         lines.append(f"{path}: {result['rows']:,} rows of {result['dataset']}")

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from toolkit.cli import options as opt
+from toolkit.core import defaults
 
 _MOST_NAMED, _MOST_COLUMNS, _MOST_PAIRS = 8, 24, 40  # in tables
 
 
 @click.command()
-@opt.data_set
-@click.option("--score", default="el2n", show_default=True, help="What says which samples are hard.")
+@opt.data_set_or(None, "the subset's, or " + defaults.DATASET)
+@click.option("--score", default=defaults.SCORE, show_default=True, help="What says which samples are hard.")
 @click.option("--teacher", help="Whose scores and guesses: a name or a checkpoint file.  [default: as cache-teacher]")
 @click.option("--subset", help="Set the rows this subset kept against those dropped, in the histogram.")
 @click.option(
@@ -23,9 +23,9 @@ _MOST_NAMED, _MOST_COLUMNS, _MOST_PAIRS = 8, 24, 40  # in tables
     type=click.Path(path_type=Path),
     help="Folder, or one .png file for all sheets.  [default: named after what is shown, in pictures/]",
 )
-@click.option("--count", default=24, show_default=True, help="Samples of each group.")
+@click.option("--count", default=defaults.SHOWN_SAMPLES, show_default=True, help="Samples of each group.")
 @click.option("--per-class", is_flag=True, help="That many of each class, a line for each.")
-@click.option("--seed", default=0, show_default=True, help="Of the random samples, and among equal scores.")
+@click.option("--seed", default=defaults.SEED, show_default=True, help="Of the random samples, and among equal scores.")
 @opt.common
 @opt.example("kdtool show --score el2n --out hard.png")
 def show(as_json: bool, **asked: Any) -> None:
@@ -33,8 +33,6 @@ def show(as_json: bool, **asked: Any) -> None:
     from toolkit.core.progress import on_stderr
     from toolkit.pipeline.show import show as run
 
-    if click.get_current_context().get_parameter_source("dataset") is ParameterSource.DEFAULT:
-        asked["dataset"] = None  # of a subset: its own
     result = run(**asked, progress=on_stderr)
     kept = "" if result["kept"] is None else f", {result['kept']:,} of them kept"
     guesses = "" if result["teacher_guesses"] else ", without the teacher's guesses: see cache-teacher"
@@ -43,9 +41,9 @@ def show(as_json: bool, **asked: Any) -> None:
 
 @click.command()
 @opt.data_set
-@click.option("--score", "scores", multiple=True, help="Compare this score; may be given again.")
-@click.option("--subset", "subsets", multiple=True, help="Compare this subset; may be given again.")
-@click.option("--teacher", "teachers", multiple=True, help="Whose scores; may be given again.")
+@click.option("--score", multiple=True, help="Compare this score; may be given again.")
+@click.option("--subset", multiple=True, help="Compare this subset; may be given again.")
+@click.option("--teacher", multiple=True, help="Whose scores; may be given again.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

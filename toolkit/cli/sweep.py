@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from toolkit.cli import options as opt
+from toolkit.core import defaults
 
 # Options that say what a sweep is, and may stand in its file too: only those that were given override it.
 _ASKED = opt.together(
@@ -45,44 +46,31 @@ _ASKED = opt.together(
     click.option("--precision", help="auto, float32 or bfloat16.  [default: auto]"),
     click.option("--name", help="Name of the sweep.  [default: the file's, or from its settings]"),
 )
-_HOW = ("workspace", "jobs", "threads", "source", "memory_limit", "data_dir", "dry_run")
-
-
-def _shard(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int]:
-    number, slash, count = (value or "1/1").partition("/")
-    if not (slash and number.isdecimal() and count.isdecimal()):
-        raise click.BadParameter(f"expected i/n, such as 1/4, got '{value}'", ctx, parameter)
-    return int(number), int(count)
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
 @_ASKED
-@click.option("--shard", callback=_shard, metavar="I/N", help="Only part I of N, for many machines: see above.")
+@click.option("--shard", metavar="I/N", help="Only part I of N, for many machines: see above.")
 @click.option("--jobs", type=int, help="Students at a time.  [default: CPUs over --threads; on a GPU 1]")
 @click.option("--threads", type=int, help="CPU threads of each.  [default: 1; on a GPU torch's choice]")
-@click.option("--source", default="auto", show_default=True, help="As in distill.")
+@click.option("--source", default=defaults.SOURCE, show_default=True, help="As in distill.")
 @opt.memory_limit
 @click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="As in pack.")
 @click.option("--dry-run", is_flag=True, help="Only list the cells, what is done, and what there is to make.")
 @opt.common
 @opt.example("kdtool sweep --frac 0.1 --frac 0.3 --alpha 0 --alpha 1 --seed 0..2")
-def sweep(file: Path | None, shard: tuple[int, int], as_json: bool, dry_run: bool, **given: Any) -> None:
+def sweep(as_json: bool, **asked: Any) -> None:
     """Train a student for every combination of settings.  FILE is YAML whose keys are the names of the options up to
     --name, each a value or a list; what an option says overrides it.  Makes caches and subsets where missing; writes
     runs/ and sweeps/<name>/.  Shards of machines without a common disk are one study once their runs/ and sweeps/ are
     copied into one workspace: kdtool runs --sweep NAME."""
     from toolkit.core.errors import FailureError
     from toolkit.core.progress import line_above, on_stderr
-    from toolkit.pipeline.sweep.file import read_sweep
-
-    how = {name: given.pop(name) for name in _HOW if name in given}
-    asked, name = read_sweep(file, {key: value for key, value in given.items() if value not in (None, ())})
     from toolkit.pipeline.sweep.command import sweep as run
 
-    shown: dict[str, Any] = {"progress": on_stderr, "on_note": line_above, "on_cell": line_above}
-    result = run(asked=asked, name=name, shard=shard, dry_run=dry_run, **how, **shown)
-    if dry_run:
+    result = run(**asked, progress=on_stderr, on_note=line_above, on_cell=line_above)
+    if asked["dry_run"]:
         _show_plan(result, as_json)
         return
     opt.show(result, as_json, _means(result), result["path"])
@@ -114,7 +102,7 @@ def _means(result: dict[str, Any]) -> str:
 @click.option("--against", multiple=True, help="Also compare with the matching runs of this setting: alpha=0; again.")
 @click.option("--sort", help="Column to sort by; -top1 sorts downwards.")
 @click.option("--columns", help="Columns to show, such as name,alpha,top1.  [default: those that differ]")
-@click.option("--csv", "csv_file", type=click.Path(path_type=Path, dir_okay=False), help="Write it into this file too.")
+@click.option("--csv", type=click.Path(path_type=Path, dir_okay=False), help="Write it into this file too.")
 @opt.common
 @opt.example("kdtool runs --by frac,alpha --against alpha=0")
 def runs(as_json: bool, **asked: Any) -> None:

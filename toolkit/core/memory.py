@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 from toolkit.core.errors import FailureError, UsageError
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 STATUS = Path("/proc/self/status")
@@ -97,12 +98,12 @@ def kept_to(size: str | int | None) -> Iterator[None]:
         _limits.pop()
 
 
-def within_memory(function: Callable[..., T]) -> Callable[..., T]:
-    """A command's function that takes `memory_limit`, a size, too, and keeps to it."""
+def within_memory(function: Callable[P, T]) -> Callable[P, T]:
+    """Of a command's function that takes `memory_limit`, a size, by keyword: it keeps to it."""
 
     @wraps(function)
-    def run(*arguments: Any, memory_limit: str | int | None = None, **asked: Any) -> T:
-        with kept_to(memory_limit):
+    def run(*arguments: P.args, **asked: P.kwargs) -> T:
+        with kept_to(cast("str | int | None", asked.get("memory_limit"))):
             return function(*arguments, **asked)
 
     return run

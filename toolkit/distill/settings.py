@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from toolkit.core import defaults
 from toolkit.core.errors import UsageError, unknown_name
 from toolkit.distill.alpha import alpha_rule
 from toolkit.distill.losses import LOSSES, DistillLoss, no_mean_over_rows
@@ -22,7 +23,7 @@ class DistillSettings:
     temperature: float | None
     match: str
     iterations: int | None
-    loss: str = "kd"
+    loss: str = defaults.LOSS
     beta: float | None = None
 
     def __post_init__(self) -> None:

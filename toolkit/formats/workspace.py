@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from toolkit.core.asked import Place
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.files import read_json
 
@@ -24,6 +25,11 @@ def checked_name(name: str, option: str = "--name") -> str:
 @dataclass(frozen=True)
 class Workspace:
     root: Path
+
+    @classmethod
+    def at(cls, place: Workspace | Place) -> Workspace:
+        """The workspace in this folder, or the one given."""
+        return place if isinstance(place, Workspace) else cls(Path(place))
 
     def data(self, key: str) -> Path:
         return self.root / "data" / key

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.core import defaults
+from toolkit.core.asked import Place, as_path
 from toolkit.core.errors import FailureError
 from toolkit.core.files import need_space, remove_folder
 from toolkit.core.locks import only_writer
@@ -22,6 +24,7 @@ from toolkit.formats.workspace import Workspace
 from toolkit.models.zoo import images_seen
 from toolkit.pipeline.cache_join import Pieces, join
 from toolkit.pipeline.cache_request import Request, open_request
+from toolkit.pipeline.library_teachers import Note
 from toolkit.pipeline.verify import verified
 from toolkit.teacher.caching import Part, parts_of, run_parts
 
@@ -31,22 +34,63 @@ VERIFIED_SAMPLES, VERIFIED_SLOTS = 64, 16
 @within_memory
 @in_processes
 def cache_teacher(
-    workspace: Workspace,
+    workspace: Workspace | Place = defaults.WORKSPACE,
+    *,
+    dataset: str = defaults.DATASET,
+    teacher: str | None = None,
+    arch: str | None = None,
+    width: int | None = None,
+    class_map: Place | None = None,
+    views: str | int | None = None,
+    encoding: str = defaults.ENCODING,
+    subset: str | None = None,
+    batch_size: int | None = None,
+    data_dir: Place | None = None,
+    limit: int | None = None,
+    device: str = defaults.DEVICE,
+    precision: str = defaults.PRECISION,
+    threads: int | None = None,
+    memory_limit: str | int | None = None,
     force: bool = False,
-    verify: bool = True,
+    verify: bool = defaults.VERIFY,
+    dry_run: bool = False,
     processes: Processes = ALONE,
     progress: Progress = silent,
-    **asked: Any,
+    on_note: Note = lambda line: None,
 ) -> dict[str, Any]:
     """Runs the teacher once over every row's views and keeps logits, features and scores; with `subset`, only that
-    bundle's rows, as its targets. `asked` are the arguments of `open_request`.
+    bundle's rows, as its targets. What it is asked for is told by `open_request`.
 
     Views already cached are not run again, nor moved on disk; a killed run resumes from its last part. Started by
     torchrun, several processes share the parts, and as many or others may go on. A few views are then asked for again
-    (`verify`). Raises UsageError or FailureError.
+    (`verify`). With `dry_run` it only tells what that would cost: see `cache_cost`. Raises UsageError or FailureError.
     """
     progress = progress if processes.first else silent
-    request = open_request(workspace, fresh=force, processes=processes, progress=progress, **asked)
+    asked: dict[str, Any] = {
+        "dataset": dataset,
+        "teacher": teacher,
+        "arch": arch,
+        "width": width,
+        "class_map": as_path(class_map),
+        "views": views,
+        "encoding": encoding,
+        "subset": subset,
+        "batch_size": batch_size,
+        "data_dir": as_path(data_dir),
+        "limit": limit,
+        "device": device,
+        "precision": precision,
+        "threads": threads,
+        "fresh": force,
+        "progress": progress,
+        "on_note": on_note,
+    }
+    workspace = Workspace.at(workspace)
+    if dry_run:
+        from toolkit.pipeline.cache_cost import cache_cost  # which asks this module what is left to do
+
+        return processes.first_only(lambda: cache_cost(workspace, **asked))
+    request = open_request(workspace, processes=processes, **asked)
     with only_writer(request.locked, processes), ExitStack() as stack:
         old = None if force else usable(stack, request)
         unchanged = old is not None and old.slots >= request.record.slots

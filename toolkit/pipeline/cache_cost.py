@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.core.memory import within_memory
-from toolkit.core.progress import Progress, silent
 from toolkit.core.recipes import RECIPES
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.cache import usable, work_for
@@ -20,19 +18,18 @@ FRACTIONS = (0.05, 0.1, 0.3, 0.5, 1.0)
 _TIMED_BATCHES = 4
 
 
-@within_memory
-def cache_cost(workspace: Workspace, force: bool = False, progress: Progress = silent, **asked: Any) -> dict[str, Any]:
+def cache_cost(workspace: Workspace, fresh: bool, **asked: Any) -> dict[str, Any]:
     """Passes still to run, bytes on disk, minutes (measured on a few batches here), and the students that repay them.
 
     A live teacher runs once for each image that a student sees: rows × epochs of the recipe `fast`. `students_to_repay`
     gives, by the fraction of the rows kept, how many such students cost the teacher as many passes as the cache; of a
-    subset, only its own. `asked` are the arguments of `open_request`. Raises UsageError or FailureError; writes no
-    cache.
+    subset, only its own. `fresh` and `asked` are arguments of `open_request`. Raises UsageError or FailureError; writes
+    no cache.
     """
-    request = open_request(workspace, fresh=force, download=False, progress=progress, **asked)
+    request = open_request(workspace, fresh=fresh, download=False, **asked)
     record, rows = request.record, len(request.rows_n)
     whole = record.slots * rows + request.data.record.test_rows
-    images, missing = (whole, whole) if force else _still_to_do(request)
+    images, missing = (whole, whole) if fresh else _still_to_do(request)
     rate = _images_per_s(request) if missing else math.inf
     fractions = (1.0,) if record.kind == "targets" else FRACTIONS
     epochs = RECIPES["fast"].epochs

@@ -12,6 +12,7 @@ from shlex import quote
 import numpy as np
 import torch
 
+from toolkit.core import defaults
 from toolkit.core.errors import UsageError
 from toolkit.core.processes import ALONE, Processes
 from toolkit.core.progress import Progress, silent
@@ -34,11 +35,12 @@ from toolkit.views.plan import Plan
 _VIEWS = 2  # by default
 
 
-def slots_for(views: str | None, plan: Plan) -> int:
+def slots_for(views: str | int | None, plan: Plan) -> int:
     """The number of slots `--views` asks for: a number, `all`, or `epochs:E`; without it two, where there are as many.
     Raises UsageError for anything else."""
     if views is None:
         return min(_VIEWS, plan.size)
+    views = str(views)
     kind, _, number = views.partition(":")
     if views == "all":
         if not plan.finite:
@@ -78,18 +80,18 @@ class Request:
 
 def open_request(
     workspace: Workspace,
-    dataset: str = "fashion-mnist",
+    dataset: str = defaults.DATASET,
     teacher: str | None = None,
     arch: str | None = None,
     width: int | None = None,
-    views: str | None = None,
-    encoding: str = "auto",
+    views: str | int | None = None,
+    encoding: str = defaults.ENCODING,
     subset: str | None = None,
     batch_size: int | None = None,
     data_dir: Path | None = None,
     limit: int | None = None,
-    device: str = "auto",
-    precision: str = "auto",
+    device: str = defaults.DEVICE,
+    precision: str = defaults.PRECISION,
     threads: int | None = None,
     fresh: bool = False,
     class_map: Path | None = None,

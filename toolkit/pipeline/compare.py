@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.core import defaults
+from toolkit.core.asked import Place, as_path, several
 from toolkit.core.errors import FailureError, KdtoolError, UsageError
 from toolkit.core.files import whole_file
 from toolkit.core.progress import Progress, silent
@@ -25,13 +27,14 @@ _MOST = 48  # names in a heat map
 
 
 def compare(
-    workspace: Workspace,
-    out: Path | None = None,
-    scores: Sequence[str] = (),
-    subsets: Sequence[str] = (),
-    teachers: Sequence[str] = (),
-    dataset: str = "fashion-mnist",
-    data_dir: Path | None = None,
+    workspace: Workspace | Place = defaults.WORKSPACE,
+    *,
+    out: Place | None = None,
+    score: str | Sequence[str] = (),
+    subset: str | Sequence[str] = (),
+    teacher: str | Sequence[str] = (),
+    dataset: str = defaults.DATASET,
+    data_dir: Place | None = None,
     limit: int | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -44,6 +47,8 @@ def compare(
     average. What can't be compared (a damaged or stale score, a subset of other data), or not drawn in one picture, is
     refused where it is named and else skipped, as `skipped` tells. Raises UsageError or FailureError.
     """
+    workspace, data_dir, out = Workspace.at(workspace), as_path(data_dir), as_path(out)
+    scores, subsets, teachers = several(score), several(subset), several(teacher)
     if teachers and subsets and not scores:
         raise UsageError("--teacher has no meaning for --subset alone. Leave it out, or use it with --score")
     if out is not None:

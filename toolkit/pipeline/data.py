@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from toolkit.core import defaults
+from toolkit.core.asked import Place, as_path
 from toolkit.core.device import available_cpus
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.files import whole_folder
@@ -23,7 +25,8 @@ from toolkit.data.folder_pack import (
 )
 from toolkit.data.folder_plan import listing_fingerprint, plan_folder
 from toolkit.data.noise import check_noise, noise_in, with_noise
-from toolkit.data.pack import check_limit, pack
+from toolkit.data.pack import check_limit
+from toolkit.data.pack import pack as packed_from_source
 from toolkit.formats.bundle import Bundle, open_bundle
 from toolkit.formats.dataset import (
     SPLITS,
@@ -40,23 +43,34 @@ from toolkit.formats.dataset import (
 from toolkit.formats.workspace import Workspace
 
 
-def pack_data(
-    workspace: Workspace,
-    dataset: str,
-    data_dir: Path | None = None,
+def pack(
+    workspace: Workspace | Place = defaults.WORKSPACE,
+    *,
+    dataset: str = defaults.DATASET,
+    data_dir: Place | None = None,
     limit: int | None = None,
-    force: bool = False,
     workers: int | None = None,
+    max_resolution: int | None = None,
+    write_mode: str | None = None,
+    jpeg_quality: int | None = None,
+    size: int | None = None,
+    family: str | None = None,
+    least_area: int | None = None,
+    on_bad: str | None = None,
+    force: bool = False,
     progress: Progress = silent,
-    **folder_options: Any,
 ) -> dict[str, Any]:
-    """Packs `dataset` into the workspace, unless it is there already. `folder_options` are FolderSettings', of an image
-    folder; None stands for the default. Raises UsageError or FailureError.
+    """Packs `dataset` into the workspace, unless it is there already.
+
+    From `max_resolution` to `on_bad` they are FolderSettings', of an image folder, whose own defaults None stands for.
+    Raises UsageError or FailureError.
     """
+    workspace, data_dir = Workspace.at(workspace), as_path(data_dir)
     if workers is not None and workers < 1:
         raise UsageError(f"--workers must be at least 1, got {workers}")
     check_dataset(dataset, limit)
-    settings = _folder_settings(dataset, folder_options)
+    asked = (max_resolution, write_mode, jpeg_quality, size, family, least_area, on_bad)
+    settings = _folder_settings(dataset, dict(zip(FOLDER_OPTIONS, asked, strict=True)))
     folder = workspace.data(data_key(dataset, limit))
     unchanged = (folder / "data.json").is_file() and not force
     if unchanged and settings is not None:
@@ -82,9 +96,6 @@ def pack_data(
 def _folder_settings(dataset: str, given: dict[str, Any]) -> FolderSettings | None:
     """Of an image folder, and otherwise None. Raises UsageError for an option that the data set has no use for."""
     named = {name: value for name, value in given.items() if value is not None}
-    unknown = sorted(named.keys() - FOLDER_OPTIONS)
-    if unknown:
-        raise TypeError(f"pack_data got an unexpected keyword argument '{unknown[0]}'")
     if is_image_folder(dataset):
         return FolderSettings(**named)
     if named:
@@ -162,7 +173,7 @@ def ensure_packed(
                 elif base is not None and noise is not None:
                     record = with_noise(base, noise, temporary)
                 else:
-                    record = pack(dataset, temporary, data_dir, limit, workers or 2, progress)
+                    record = packed_from_source(dataset, temporary, data_dir, limit, workers or 2, progress)
                 write_record(temporary, record)
             if pictures is not None:
                 discard_parts(folder)

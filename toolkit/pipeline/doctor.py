@@ -11,6 +11,8 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
+from toolkit.core import defaults
+from toolkit.core.asked import Place, as_path
 from toolkit.core.device import available_cpus, cpu_bfloat16, free_memory_bytes, resolve_precision
 from toolkit.core.errors import FailureError
 from toolkit.core.files import size_in_words
@@ -34,8 +36,9 @@ class Check:
     mend: str | None = None
 
 
-def doctor(workspace: Workspace, data_dir: Path | None = None) -> dict[str, Any]:
+def doctor(workspace: Workspace | Place = defaults.WORKSPACE, *, data_dir: Place | None = None) -> dict[str, Any]:
     """Every check, in order, and how many are `problems`. Imports torch, torchvision and FFCV; writes nothing."""
+    workspace, data_dir = Workspace.at(workspace), as_path(data_dir)
     checks: list[Check] = []
     for look in _LOOKS:
         try:

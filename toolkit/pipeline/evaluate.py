@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from toolkit.core import defaults
+from toolkit.core.asked import Place, as_path
 from toolkit.core.errors import UsageError
 from toolkit.core.progress import Progress, silent
 from toolkit.formats.checkpoint import Checkpoint
@@ -26,19 +28,20 @@ _CROP = 0.875  # view 0's
 
 
 def evaluate(
-    workspace: Workspace,
-    checkpoint: Path,
+    checkpoint: Place,
+    *,
+    workspace: Workspace | Place = defaults.WORKSPACE,
     dataset: str | None = None,
-    split: str = "test",
+    split: str = defaults.SPLIT,
     arch: str | None = None,
     width: int | None = None,
     size: int | None = None,
     crop: float | None = None,
-    data_dir: Path | None = None,
+    data_dir: Place | None = None,
     limit: int | None = None,
-    class_map: Path | None = None,
-    device: str = "auto",
-    precision: str = "auto",
+    class_map: Place | None = None,
+    device: str = defaults.DEVICE,
+    precision: str = defaults.PRECISION,
     threads: int | None = None,
     progress: Progress = silent,
     on_note: Note = lambda line: None,
@@ -52,16 +55,17 @@ def evaluate(
     `dataset` whose classes are its own by name, or by `class_map`. Raises UsageError or FailureError.
     """
     _check_shown(size, crop)
+    workspace, data_dir = Workspace.at(workspace), as_path(data_dir)
     compute = compute_on(device, precision, threads)
-    file = checkpoint
-    if checkpoint.is_dir():
-        names = [checkpoint / "student.pt", checkpoint / "teacher.pt"]
+    file = as_path(checkpoint)
+    if file.is_dir():
+        names = [file / "student.pt", file / "teacher.pt"]
         file = next((name for name in names if name.is_file()), names[0])
     library = pretrained_teacher(str(file)) if is_of_library(str(file)) else None
     named = dataset or _learned(file, library, arch, width)
     data = ensure_packed(workspace, named, data_dir, limit, progress=progress, from_file=dataset is None)
     plan, crop = _shown(data.record, size, crop)
-    wanted = LibraryAsked(class_map, progress=progress, on_note=on_note)
+    wanted = LibraryAsked(as_path(class_map), progress=progress, on_note=on_note)
     # a library's network is asked about the size it will see; that of a file, which was trained at the data's, below
     shown_as = replace(data.record, height=plan.height, width=plan.width) if library else data.record
     record, model, _ = network_asked_for(library, file, str(file), shown_as, compute, wanted, arch, width)

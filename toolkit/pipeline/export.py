@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolkit.core import defaults
+from toolkit.core.asked import Place, as_path
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.imported import is_reference
 from toolkit.formats.cache import is_imported
@@ -20,7 +23,9 @@ if TYPE_CHECKING:
 _MADE_BY = "kdtool distill or kdtool train-teacher"
 
 
-def export(workspace: Workspace, what: str, out: Path, force: bool = False) -> dict[str, Any]:
+def export(
+    what: Place, *, out: Place, workspace: Workspace | Place = defaults.WORKSPACE, force: bool = False
+) -> dict[str, Any]:
     """Writes the weights of a run or a teacher (a name, a folder or a checkpoint file) to `out` by torch.save: a dict
     of tensors, which torch.load(…, weights_only=True) reads, with nothing of kdtool in it.
 
@@ -29,7 +34,7 @@ def export(workspace: Workspace, what: str, out: Path, force: bool = False) -> d
     """
     from toolkit.formats.checkpoint import save_torch
 
-    file = find_checkpoint(workspace, what)
+    file, out = find_checkpoint(Workspace.at(workspace), os.fspath(what)), as_path(out)
     checkpoint = _load(file)
     unchanged = _is_there(file, out, checkpoint, force)
     if not unchanged:

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.core import defaults
+from toolkit.core.asked import Place, as_path, as_paths
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.files import need_space
 from toolkit.core.hashing import fingerprint
@@ -83,15 +85,16 @@ class _Given(CacheContent):
 
 
 def import_logits(
-    workspace: Workspace,
+    workspace: Workspace | Place = defaults.WORKSPACE,
+    *,
     name: str,
-    logits: Sequence[Path],
-    test_logits: Path | None = None,
-    features: Path | None = None,
-    encoding: str = "auto",
-    dataset: str = "fashion-mnist",
+    logits: Place | Sequence[Place],
+    test_logits: Place | None = None,
+    features: Place | None = None,
+    encoding: str = defaults.ENCODING,
+    dataset: str = defaults.DATASET,
     subset: str | None = None,
-    data_dir: Path | None = None,
+    data_dir: Place | None = None,
     limit: int | None = None,
     force: bool = False,
     progress: Progress = silent,
@@ -104,7 +107,9 @@ def import_logits(
     scores of the pass are computed as far as these allow. The same arrays again change nothing; `force` replaces other
     imported ones, never a network's. Raises UsageError or FailureError.
     """
-    if not logits:
+    workspace, data_dir, test_logits = Workspace.at(workspace), as_path(data_dir), as_path(test_logits)
+    features, files = as_path(features), as_paths(logits)
+    if not files:
         raise UsageError("--logits: name a .npy file of logits, for each slot one, or one of all")
     if features is not None and subset is not None:
         raise UsageError(
@@ -114,7 +119,7 @@ def import_logits(
     refuse_taken(workspace, name, bundle)
     place = _place(workspace, name, bundle, dataset, data_dir, limit, progress)
     classes, rows = place.data.classes, len(place.rows_n)
-    slots = open_slots(logits, rows, classes, place.what)
+    slots = open_slots(files, rows, classes, place.what)
     _check_slots(len(slots), place.data)
     test = None if test_logits is None else _test_split(workspace, place.data, data_dir, progress)
     test_table = None

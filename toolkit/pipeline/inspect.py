@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.core.asked import Place, as_path
 from toolkit.core.errors import FailureError
 from toolkit.core.files import read_json
 from toolkit.formats.beton import open_beton
@@ -223,8 +224,9 @@ FILES: dict[str, Callable[[Path], dict[str, Any]]] = {
 }
 
 
-def inspect(path: Path) -> dict[str, Any]:
+def inspect(path: Place) -> dict[str, Any]:
     """What an artifact is and holds, after checking all of it. Raises FailureError for anything damaged or foreign."""
+    path = as_path(path)
     if path.is_dir():
         for name, look in FOLDERS.items():
             if (path / name).is_file():

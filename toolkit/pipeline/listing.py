@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from toolkit.core import defaults
+from toolkit.core.asked import Place
 from toolkit.core.errors import FailureError
 from toolkit.core.files import read_json
 from toolkit.formats.dataset import data_key
@@ -67,8 +69,9 @@ def artifacts(workspace: Workspace) -> list[Artifact]:
     return [artifact for listed in _KINDS for artifact in listed(workspace.root, known)]
 
 
-def listing(workspace: Workspace) -> dict[str, Any]:
+def ls(workspace: Workspace | Place = defaults.WORKSPACE) -> dict[str, Any]:
     """`artifacts` as records, with the sum of their bytes and how many are stale."""
+    workspace = Workspace.at(workspace)
     found = artifacts(workspace)
     # a left-over file may lie within an artifact: the workspace's size is not the sum of its lines
     return {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+from toolkit.core import defaults
+from toolkit.core.asked import Place, as_path
 from toolkit.core.progress import Progress, silent
 from toolkit.data.noise import check_noise
 from toolkit.data.pack import check_limit
@@ -13,12 +14,13 @@ from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.data import ensure_packed
 
 
-def make_noise(
-    workspace: Workspace,
+def noise(
+    workspace: Workspace | Place = defaults.WORKSPACE,
+    *,
     rate: float,
-    dataset: str = "fashion-mnist",
-    seed: int = 0,
-    data_dir: Path | None = None,
+    dataset: str = defaults.DATASET,
+    seed: int = defaults.SEED,
+    data_dir: Place | None = None,
     limit: int | None = None,
     force: bool = False,
     progress: Progress = silent,
@@ -31,20 +33,20 @@ def make_noise(
     check_noise(dataset, rate, seed)
     check_limit(dataset, limit)
     name = noise_name(dataset, rate, seed)
-    packed = ensure_packed(workspace, name, data_dir, limit, force, progress=progress)
+    packed = ensure_packed(Workspace.at(workspace), name, as_path(data_dir), limit, force, progress=progress)
     for split in SPLITS:
         packed.split(split)  # what was there already is looked at before it is said to be there
-    noise, record = noise_of(packed.folder), packed.record
-    assert noise is not None  # by its name
+    made, record = noise_of(packed.folder), packed.record
+    assert made is not None  # by its name
     return {
         "path": str(packed.folder),
         "dataset": record.dataset,
-        "of": noise.of,
-        "rate": noise.rate,
-        "seed": noise.seed,
+        "of": made.of,
+        "rate": made.rate,
+        "seed": made.seed,
         "limit": record.limit,
         "train_rows": record.train_rows,
-        "flipped": len(noise.rows_m),
+        "flipped": len(made.rows_m),
         "classes": record.classes,
         "fingerprint": record.train_fingerprint,
     }

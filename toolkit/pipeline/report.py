@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit.core import defaults
+from toolkit.core.asked import Place, as_path, as_paths, several
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.files import read_json, whole_folder
 from toolkit.core.versions import __version__, now
@@ -60,11 +62,12 @@ class _Read:
 
 
 def report(
-    workspace: Workspace,
-    files: Sequence[Path] = (),
+    files: Place | Sequence[Place] = (),
+    *,
+    workspace: Workspace | Place = defaults.WORKSPACE,
     sweep: str | None = None,
-    where: Sequence[str] = (),
-    out: Path | None = None,
+    where: str | Sequence[str] = (),
+    out: Place | None = None,
 ) -> dict[str, Any]:
     """Writes the folder `out` (default: reports/<sweep, or files, or runs, and `where`> of the workspace): report.html,
     a PNG file of every picture, a CSV file of every table, and report.json, which names them.
@@ -74,6 +77,8 @@ def report(
     Gives the main table (`header`, `cells`), `drawn`, `not_drawn` (a reason for each), `skipped` and `notes`. Raises
     UsageError or FailureError, also where there is no finished run.
     """
+    workspace, out, where = Workspace.at(workspace), as_path(out), several(where)
+    files = as_paths(files)
     if files and sweep is not None:
         raise UsageError("--sweep names runs of the workspace, FILES are read alone. Leave one of them out")
     conditions = [Condition.parse(text, "--where") for text in where]

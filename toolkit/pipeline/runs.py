@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from toolkit.core import defaults
+from toolkit.core.asked import Place, as_path, several
 from toolkit.core.errors import UsageError
 from toolkit.core.files import whole_file
 from toolkit.formats.workspace import Workspace
@@ -18,14 +20,15 @@ from toolkit.report.runs import Condition, Row, average_cells, average_header, c
 
 
 def runs(
-    workspace: Workspace,
-    where: Sequence[str] = (),
+    workspace: Workspace | Place = defaults.WORKSPACE,
+    *,
+    where: str | Sequence[str] = (),
     sweep: str | None = None,
     by: str | None = None,
-    against: Sequence[str] = (),
+    against: str | Sequence[str] = (),
     sort: str | None = None,
     columns: str | None = None,
-    csv_file: Path | None = None,
+    csv: Place | None = None,
 ) -> dict[str, Any]:
     """The workspace's runs, or one sweep's, of which all of `where` is so: as `rows` of all that is known, and as
     `header` and `cells` of a table of the `columns` named (default: those that differ).
@@ -37,9 +40,9 @@ def runs(
     cannot be read, and why; `notes` what else is missing. Raises UsageError, and FailureError where there is no such
     sweep.
     """
-    conditions = [Condition.parse(text, "--where") for text in where]
-    baseline = [Condition.parse(text, "--against") for text in against]
-    found, skipped, notes = known_runs(workspace, sweep)
+    conditions = [Condition.parse(text, "--where") for text in several(where)]
+    baseline = [Condition.parse(text, "--against") for text in several(against)]
+    found, skipped, notes = known_runs(Workspace.at(workspace), sweep)
     check_columns([condition.column for condition in conditions], found, "--where")
     check_columns([condition.column for condition in baseline], found, "--against")
     rows = [row for row in found if all(condition.holds(row) for condition in conditions)]
@@ -54,8 +57,8 @@ def runs(
         rows = _sorted(rows, sort or "name")
         header = _columns(rows, columns)
         cells = [[shown(row.get(column), column) for column in header] for row in rows]
-    if csv_file is not None:
-        write_csv(csv_file, rows)
+    if csv is not None:
+        write_csv(as_path(csv), rows)
     return {"count": count, "rows": rows, "header": header, "cells": cells, "skipped": skipped, "notes": notes}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from toolkit.core import defaults
 from toolkit.core.device import available_cpus, parameter_dtype, resolve_device, resolve_precision
 from toolkit.core.errors import UsageError
 from toolkit.core.processes import ALONE, Processes
@@ -34,7 +35,10 @@ class Compute:
 
 
 def compute_on(
-    device: str = "auto", precision: str = "auto", threads: int | None = None, processes: Processes = ALONE
+    device: str = defaults.DEVICE,
+    precision: str = defaults.PRECISION,
+    threads: int | None = None,
+    processes: Processes = ALONE,
 ) -> Compute:
     """Without `threads`, OMP_NUM_THREADS holds (torchrun sets it to 1); without both, torch's own choice, but no more
     than the CPUs it has. Of several processes each has a GPU of its own.

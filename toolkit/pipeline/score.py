@@ -6,12 +6,15 @@ Nothing here needs the teacher itself. What is computed, and how: see score_comp
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from toolkit.core import defaults
+from toolkit.core.asked import Place, as_path, several
 from toolkit.core.device import resolve_device
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.locks import only_writer
@@ -31,25 +34,29 @@ from toolkit.scores import DYNAMICS, FEATURES, SCORES
 
 @within_memory
 def score(
-    workspace: Workspace,
-    dataset: str = "fashion-mnist",
-    data_dir: Path | None = None,
+    workspace: Workspace | Place = defaults.WORKSPACE,
+    *,
+    dataset: str = defaults.DATASET,
+    data_dir: Place | None = None,
     limit: int | None = None,
     teacher: str | None = None,
-    scores: tuple[str, ...] = (),
-    imported: Path | None = None,
+    score: str | Sequence[str] = (),
+    import_: Place | None = None,
     name: str | None = None,
     low_is_hard: bool = False,
+    memory_limit: str | int | None = None,
     force: bool = False,
-    device: str = "auto",
+    device: str = defaults.DEVICE,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Computes `scores`, or every one that what is on disk allows, into scores/<data>/<teacher>.h5; or takes in the
-    numbers of the file `imported` as the score `name`, their sign turned where `low_is_hard`.
+    """Computes each `score` named, or every one that what is on disk allows, into scores/<data>/<teacher>.h5; or takes
+    in the numbers of the file `import_` as the score `name`, their sign turned where `low_is_hard`.
 
     What is there already, of the same definition, sources and training, is kept unless `force`. `path` is the file that
     was computed into, None where all that was named lies elsewhere. Raises UsageError or FailureError.
     """
+    workspace, data_dir = Workspace.at(workspace), as_path(data_dir)
+    scores, imported = several(score), as_path(import_)
     if imported is None and (name is not None or low_is_hard):
         raise UsageError(f"{'--low-is-hard' if name is None else '--name'} is for --import FILE. Name the file, too")
     if imported is not None and (scores or teacher is not None):

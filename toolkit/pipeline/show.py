@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from toolkit.core import defaults
+from toolkit.core.asked import Place, as_path
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.files import whole_file
 from toolkit.core.hashing import checked_seed, rng_for
@@ -30,7 +32,6 @@ from toolkit.report.montage import class_label
 from toolkit.report.sheets import GROUPS, Group, SheetLayout, Tile, broken_into_lines, pick_groups, sheet
 
 _TILE, _MOST, _SALT = 84, 8192, 0x5EE
-_DATASET = "fashion-mnist"
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,17 @@ class _Samples:
 
 
 def show(
-    workspace: Workspace,
-    out: Path | None = None,
-    score: str = "el2n",
+    workspace: Workspace | Place = defaults.WORKSPACE,
+    *,
+    out: Place | None = None,
+    score: str = defaults.SCORE,
     teacher: str | None = None,
     subset: str | None = None,
-    count: int = 24,
+    count: int = defaults.SHOWN_SAMPLES,
     per_class: bool = False,
-    seed: int = 0,
+    seed: int = defaults.SEED,
     dataset: str | None = None,
-    data_dir: Path | None = None,
+    data_dir: Place | None = None,
     limit: int | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -72,9 +74,10 @@ def show(
     the histogram beside it as <name>-histogram.png. By default it is a folder in the workspace's pictures/, named after
     what is shown. `per_class` draws `count` of each class, a line for each. With `subset` the histogram sets the rows
     kept against those dropped; the sheets are of all rows of its data, which are those of `dataset` where that is
-    given (by default fashion-mnist). Chance, drawn from `seed`, decides between equal scores. Raises UsageError or
+    given. Chance, drawn from `seed`, decides between equal scores. Raises UsageError or
     FailureError.
     """
+    workspace, data_dir, out = Workspace.at(workspace), as_path(data_dir), as_path(out)
     if count < 1:
         raise UsageError(f"--count must be at least 1, got {count}")
     checked_seed(seed)
@@ -82,7 +85,7 @@ def show(
         check_out(workspace, out, folder_too=True)
     if subset is not None:
         _check_same_data(workspace, subset, dataset, limit)
-    bundle, data = bundle_and_data(workspace, subset, dataset or _DATASET, data_dir, limit, progress)
+    bundle, data = bundle_and_data(workspace, subset, dataset or defaults.DATASET, data_dir, limit, progress)
     scores_n, described = find_score(workspace, data, teacher, score)
     if not np.isfinite(scores_n).all():
         missing = np.flatnonzero(~np.isfinite(scores_n))

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from toolkit.core import defaults
+from toolkit.core.asked import Place, as_path
 from toolkit.core.locks import only_writer
 from toolkit.core.memory import within_memory
 from toolkit.core.processes import ALONE, Processes, in_processes, refuse_in_processes
@@ -28,47 +30,91 @@ from toolkit.pipeline.sources import check_single_rows, check_source, open_sourc
 from toolkit.pipeline.student_request import StudentRequest, open_student_request
 from toolkit.training.evaluate import predict, top1
 from toolkit.training.loop import EpochResult, Trainer
-from toolkit.training.run import MINUTES, check_minutes, run_to_end
+from toolkit.training.run import check_minutes, run_to_end
 
 
 @within_memory
 @in_processes
 def distill(
-    workspace: Workspace,
+    workspace: Workspace | Place = defaults.WORKSPACE,
+    *,
+    subset: str | None = None,
+    teacher: str | None = None,
+    arch: str = defaults.STUDENT_ARCH,
+    width: int = defaults.WIDTH,
+    recipe: str = defaults.RECIPE,
+    epochs: int | None = None,
+    iterations: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    label_smoothing: float | None = None,
+    ema: float | None = None,
+    loss: str = defaults.LOSS,
+    beta: float | None = None,
+    alpha: float | str = defaults.ALPHA,
+    temperature: float | None = defaults.TEMPERATURE,
+    match: str = defaults.MATCH,
+    views: int | None = None,
+    weights: bool = False,
+    seed: int = defaults.SEED,
     name: str | None = None,
-    device: str = "auto",
-    precision: str = "auto",
+    device: str = defaults.DEVICE,
+    precision: str = defaults.PRECISION,
     threads: int | None = None,
-    source: str = "auto",
-    compiled: bool = False,
-    data_dir: Path | None = None,
+    source: str = defaults.SOURCE,
+    compile: bool = False,
+    memory_limit: str | int | None = None,
+    data_dir: Place | None = None,
     force: bool = False,
-    checkpoint_minutes: float = MINUTES,
+    checkpoint_minutes: float = defaults.CHECKPOINT_MINUTES,
     processes: Processes = ALONE,
     progress: Progress = silent,
     on_start: Callable[[str], None] = lambda line: None,
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
-    **asked: Any,
 ) -> dict[str, Any]:
-    """Trains a student on a bundle and its cached targets; `asked` are the keywords of `open_student_request`.
+    """Trains a student on a bundle and its cached targets; what decides its weights is told by `open_student_request`.
 
     A killed run resumes, from its last epoch or `checkpoint_minutes`; SIGINT and SIGTERM save it and raise Stopped. A
     finished one with the same settings is returned as it is. Started by torchrun, several processes train one student
     together. `top1` and `agreement` (percent, test split) are the last epoch's, never the best one's. `source` is one
-    of pipeline.sources.SOURCES, `compiled` goes through torch.compile, `memory_limit` is a size, such as "8G", that all
+    of pipeline.sources.SOURCES, `compile` goes through torch.compile, `memory_limit` is a size, such as "8G", that all
     processes of this machine together keep to. Raises UsageError or FailureError.
     """
+    workspace, data_dir = Workspace.at(workspace), as_path(data_dir)
     compute = compute_on(device, precision, threads, processes)
     check_source(source)
     check_minutes(checkpoint_minutes)
     if not processes.first:
         progress, on_start = silent, _unsaid
-    request = open_student_request(workspace, compute, compiled=compiled, **asked)
+    request = open_student_request(
+        workspace,
+        compute,
+        subset,
+        teacher,
+        arch,
+        width,
+        recipe,
+        epochs,
+        iterations,
+        batch_size,
+        lr,
+        label_smoothing,
+        ema,
+        loss,
+        beta,
+        alpha,
+        temperature,
+        match,
+        views,
+        weights,
+        seed,
+        compile,
+    )
     bundle, knowledge, settings = request.bundle, request.knowledge, request.settings
     _check_processes(request, processes)
     check_source(source, bundle.data.plan)
     taken = f"subset {bundle.folder} ({bundle.record.rows:,} rows)"  # said once nothing is wrong with what was asked
-    first = ", compiling first: up to a minute" if compiled else ""
+    first = ", compiling first: up to a minute" if compile else ""
     folder = workspace.run(request.name if name is None else name)
     with only_writer(folder / "student.pt", processes):
         earlier = processes.first_only(lambda: earlier_result(folder / "run.json", settings, force))
@@ -79,7 +125,7 @@ def distill(
         _network(request, compute)  # refused, if it is, before anything is touched
         if force:
             processes.first_only(lambda: forget(folder))
-        alpha, search = settled_alpha(request, compute, source, folder, progress=progress, on_trial=on_start)
+        settled, search = settled_alpha(request, compute, source, folder, progress=progress, on_trial=on_start)
         images_before = images_seen()
         targets = knowledge.targets if knowledge else None
         how = (request.recipe.batch_size, settings["seed"], compute, targets, source, request.weights_m)
@@ -87,14 +133,14 @@ def distill(
         model = _network(request, compute)
         on_start(taken + first)
         how_taught = (request.asked.temperature, request.asked.loss, request.asked.beta)
-        loss = distillation_loss(alpha, *how_taught, request.recipe.label_smoothing)
-        run = (request.recipe, request.steps, compute.device, compute.precision, compiled)
-        trainer = Trainer(model, fed, loss, *run, seed=settings["seed"], processes=processes)
-        found = {"alpha": alpha} if search else None
+        taught = distillation_loss(settled, *how_taught, request.recipe.label_smoothing)
+        run = (request.recipe, request.steps, compute.device, compute.precision, compile)
+        trainer = Trainer(model, fed, taught, *run, seed=settings["seed"], processes=processes)
+        found = {"alpha": settled} if search else None
         history = run_to_end(trainer, folder, settings, progress, on_epoch, minutes=checkpoint_minutes, found=found)
         passes = processes.total(images_seen() - images_before - images_seen(model))
         speed = timing(history, fed.name, trainer.compile_s)
-        trained = _Trained(model, alpha, asked.get("alpha", alpha), search, history, speed, passes)
+        trained = _Trained(model, settled, alpha, search, history, speed, passes)
         return processes.first_only(lambda: _ended(folder, request, trained, test_data, compute))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.core import defaults
 from toolkit.core.errors import UsageError
 from toolkit.core.hashing import checked_seed
 from toolkit.core.imported import code_settings
@@ -47,23 +48,23 @@ def open_student_request(
     compute: Compute,
     subset: str | None = None,
     teacher: str | None = None,
-    arch: str = "resnet8",
-    width: int = 16,
-    recipe: str = "fast",
+    arch: str = defaults.STUDENT_ARCH,
+    width: int = defaults.WIDTH,
+    recipe: str = defaults.RECIPE,
     epochs: int | None = None,
     iterations: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     label_smoothing: float | None = None,
     ema: float | None = None,
-    loss: str = "kd",
+    loss: str = defaults.LOSS,
     beta: float | None = None,
-    alpha: float | str = 1.0,
-    temperature: float = 4.0,
-    match: str = "exact",
+    alpha: float | str = defaults.ALPHA,
+    temperature: float | None = defaults.TEMPERATURE,
+    match: str = defaults.MATCH,
     views: int | None = None,
     weights: bool = False,
-    seed: int = 0,
+    seed: int = defaults.SEED,
     compiled: bool = False,
     open_bundle: Callable[[Path], Bundle] = open_bundle,
     load_knowledge: Callable[[Bundle, str | None, str, int | None], Knowledge] = load_knowledge,

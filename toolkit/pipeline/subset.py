@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.core import defaults
+from toolkit.core.asked import Place, as_path
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.locks import only_writer
 from toolkit.core.memory import need, within_memory
@@ -36,31 +38,74 @@ _Choose = Callable[[], tuple[Picked, SubsetRecord]]
 
 
 def build_subset(
-    workspace: Workspace, frac: float, dataset: str = "fashion-mnist", method: str = "random", **more: Any
+    workspace: Workspace | Place = defaults.WORKSPACE,
+    *,
+    frac: float,
+    method: str = defaults.METHOD,
+    score: str | None = None,
+    teacher: str | None = None,
+    balance: bool = defaults.BALANCE,
+    nested: bool = False,
+    min_per_class: int = defaults.MIN_PER_CLASS,
+    center: float | None = None,
+    drop_hardest: float | None = None,
+    device: str | None = None,
+    seed: int = defaults.SEED,
+    name: str | None = None,
+    index_only: bool = False,
+    dataset: str = defaults.DATASET,
+    data_dir: Place | None = None,
+    limit: int | None = None,
+    memory_limit: str | int | None = None,
+    force: bool = False,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
-    """One subset; `more` are keywords of `build_subsets`."""
-    return build_subsets(workspace, [frac], dataset, [method], **more)[0]
+    """Keeps round(frac · n) rows by one method, and writes them as a bundle: `build_subsets`, of one."""
+    [made] = build_subsets(
+        Workspace.at(workspace),
+        [frac],
+        dataset,
+        [method],
+        score=score,
+        teacher=teacher,
+        balance=balance,
+        nested=nested,
+        min_per_class=min_per_class,
+        center=center,
+        drop_hardest=drop_hardest,
+        device=device,
+        seed=seed,
+        name=name,
+        index_only=index_only,
+        data_dir=as_path(data_dir),
+        limit=limit,
+        memory_limit=memory_limit,
+        force=force,
+        progress=progress,
+    )
+    return made
 
 
 @within_memory
 def build_subsets(
     workspace: Workspace,
     fractions: Sequence[float],
-    dataset: str = "fashion-mnist",
-    methods: Sequence[str] = ("random",),
+    dataset: str = defaults.DATASET,
+    methods: Sequence[str] = (defaults.METHOD,),
     score: str | None = None,
     teacher: str | None = None,
-    balance: bool = True,
+    balance: bool = defaults.BALANCE,
     nested: bool = False,
-    min_per_class: int = 1,
+    min_per_class: int = defaults.MIN_PER_CLASS,
     center: float | None = None,
     drop_hardest: float | None = None,
-    seed: int = 0,
+    seed: int = defaults.SEED,
     name: str | None = None,
     index_only: bool = False,
     device: str | None = None,
     data_dir: Path | None = None,
     limit: int | None = None,
+    memory_limit: str | int | None = None,
     force: bool = False,
     dry_run: bool = False,
     progress: Progress = silent,

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from toolkit.core import defaults
 from toolkit.core.errors import KdtoolError, UsageError, unknown_name
 from toolkit.core.hashing import checked_seed, fingerprint, rng_for
 from toolkit.formats.cache import CacheReader
@@ -27,7 +28,6 @@ from toolkit.selection.methods import METHODS
 from toolkit.selection.pool import How, Picked, Pool
 
 _SALT = 0x5E1EC7
-_SCORE = "el2n"
 _SEES = {"features", "logits"}
 
 Tick = Callable[[int], None]
@@ -44,12 +44,12 @@ class SubsetRequest:
     methods: Sequence[str]
     score: str | None = None
     teacher: str | None = None
-    balance: bool = True
+    balance: bool = defaults.BALANCE
     nested: bool = False
-    min_per_class: int = 1
+    min_per_class: int = defaults.MIN_PER_CLASS
     center: float | None = None
     drop_hardest: float | None = None
-    seed: int = 0
+    seed: int = defaults.SEED
     index_only: bool = False
     device: str | None = None
 
@@ -161,7 +161,7 @@ def what_is_known(
         if seeing and not cache.has_features:
             raise lacking_features(cache, f"--method {', '.join(seeing)}:")
     if "scores" in needs:
-        scores_n, scored_by = find_score(workspace, data, asked.teacher, asked.score or _SCORE)
+        scores_n, scored_by = find_score(workspace, data, asked.teacher, asked.score or defaults.SCORE)
     return Known(asked.methods, labels_n, scores_n, scored_by, cache)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from toolkit.core import defaults
+from toolkit.core.asked import Place, as_path
 from toolkit.core.errors import FailureError
 from toolkit.core.files import remove_folder
 from toolkit.core.hashing import checked_seed
@@ -42,7 +44,7 @@ from toolkit.pipeline.sources import check_single_rows, check_source, open_sourc
 from toolkit.teacher.train import label_loss
 from toolkit.training.evaluate import predict, top1
 from toolkit.training.loop import EpochResult, Trainer
-from toolkit.training.run import MINUTES, check_minutes, run_to_end
+from toolkit.training.run import check_minutes, run_to_end
 
 
 @dataclass(frozen=True)
@@ -59,31 +61,33 @@ class _Training:
 @within_memory
 @in_processes
 def train_teacher(
-    workspace: Workspace,
-    dataset: str = "fashion-mnist",
-    arch: str = "resnet20",
-    width: int = 16,
-    recipe: str = "fast",
+    workspace: Workspace | Place = defaults.WORKSPACE,
+    *,
+    dataset: str = defaults.DATASET,
+    arch: str = defaults.TEACHER_ARCH,
+    width: int = defaults.WIDTH,
+    recipe: str = defaults.RECIPE,
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     label_smoothing: float | None = None,
     ema: float | None = None,
-    seed: int = 0,
-    seeds: int = 1,
-    dynamics: bool = True,
+    seed: int = defaults.SEED,
+    seeds: int = defaults.SEEDS,
+    dynamics: bool = defaults.DYNAMICS,
     snapshots: str | None = None,
     subset: str | None = None,
     name: str | None = None,
-    data_dir: Path | None = None,
+    data_dir: Place | None = None,
     limit: int | None = None,
-    device: str = "auto",
-    precision: str = "auto",
+    device: str = defaults.DEVICE,
+    precision: str = defaults.PRECISION,
     threads: int | None = None,
-    source: str = "auto",
-    compiled: bool = False,
+    source: str = defaults.SOURCE,
+    compile: bool = False,
+    memory_limit: str | int | None = None,
     force: bool = False,
-    checkpoint_minutes: float = MINUTES,
+    checkpoint_minutes: float = defaults.CHECKPOINT_MINUTES,
     processes: Processes = ALONE,
     progress: Progress = silent,
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
@@ -97,6 +101,7 @@ def train_teacher(
     raises Stopped. Started by torchrun, several processes train it together. A finished run with the same settings is
     returned as it is. `top1` is the last epoch's, on the test split. Raises UsageError or FailureError.
     """
+    workspace, data_dir = Workspace.at(workspace), as_path(data_dir)
     compute = compute_on(device, precision, threads, processes)
     check_minutes(checkpoint_minutes)
     progress = progress if processes.first else silent
@@ -121,7 +126,7 @@ def train_teacher(
         "device": compute.device.type,
         "recipe": recipe,
         **recipe_settings(settled),
-        **compiled_settings(compiled),
+        **compiled_settings(compile),
         **processes_settings(compute),
         **code_settings(arch, "--arch"),
         **({"seeds": seeds} if seeds > 1 else {}),
@@ -150,7 +155,7 @@ def train_teacher(
         recording = None
         if dynamics:
             recording = Recording(Parts(unjoined, settings), shown_after, data.record, train, rows_m, compute)
-        job = _Job(data.record, train, test, rows_m, settled, settings, compute, source, compiled, recording)
+        job = _Job(data.record, train, test, rows_m, settled, settings, compute, source, compile, recording)
         heard = (progress, on_epoch, checkpoint_minutes)
         trainings = [_trained(job, index, places[index], *heard) for index in range(seeds)]
         return processes.first_only(lambda: _ended(job, folder, trainings, [unjoined, *places[1:]]))

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.core import defaults
+from toolkit.core.asked import Place, as_path
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.hashing import checked_seed, rng_for
 from toolkit.core.progress import Progress, silent
@@ -23,17 +25,46 @@ _MADE_OTHERWISE = ("precision", "encoding")  # a cache can be verified on a mach
 
 
 def verify_cache(
-    workspace: Workspace, samples: int = 256, seed: int = 0, progress: Progress = silent, **asked: Any
+    workspace: Workspace | Place = defaults.WORKSPACE,
+    *,
+    dataset: str = defaults.DATASET,
+    teacher: str | None = None,
+    arch: str | None = None,
+    width: int | None = None,
+    class_map: Place | None = None,
+    subset: str | None = None,
+    samples: int = defaults.SAMPLES,
+    seed: int = defaults.SEED,
+    data_dir: Place | None = None,
+    limit: int | None = None,
+    device: str = defaults.DEVICE,
+    precision: str = defaults.PRECISION,
+    threads: int | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Asks the teacher again about `samples` random (row, slot) pairs of its cache, or of a subset's targets.
 
-    `asked` are the arguments of `open_request`. Raises FailureError past the bounds, or where the cache is of another
-    teacher, plan or data.
+    Raises FailureError past the bounds, or where the cache is of another teacher, plan or data, and UsageError.
     """
     if samples < 1:
         raise UsageError(f"--samples must be at least 1, got {samples}")
     checked_seed(seed)
-    request = open_request(workspace, views="1", progress=progress, **asked)
+    request = open_request(
+        Workspace.at(workspace),
+        dataset,
+        teacher,
+        arch,
+        width,
+        views=1,
+        subset=subset,
+        class_map=as_path(class_map),
+        data_dir=as_path(data_dir),
+        limit=limit,
+        device=device,
+        precision=precision,
+        threads=threads,
+        progress=progress,
+    )
     with open_cache(request.path, request.made_by) as cache:
         found = request.differences(cache)
         different = "; ".join(text for text in found if not text.startswith(_MADE_OTHERWISE))

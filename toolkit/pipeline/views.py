@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from toolkit.core import defaults
+from toolkit.core.asked import Place, as_path, several
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.files import whole_file
 from toolkit.core.progress import Progress, silent
@@ -28,22 +30,23 @@ from toolkit.views.plan import Plan
 _TILE, _MOST = 64, 8192
 
 
-def montage(
-    workspace: Workspace,
-    path: Path,
-    dataset: str = "fashion-mnist",
-    views: str = "8",
-    rows: int = 8,
-    row_numbers: Sequence[int] = (),
+def views(
+    workspace: Workspace | Place = defaults.WORKSPACE,
+    *,
+    montage: Place,
+    dataset: str = defaults.DATASET,
+    views: str | int = defaults.SHOWN_VIEWS,
+    rows: int = defaults.SHOWN_ROWS,
+    row: int | Sequence[int] = (),
     scale: int | None = None,
     subset: str | None = None,
-    data_dir: Path | None = None,
+    data_dir: Place | None = None,
     limit: int | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Draws the first slots of training rows into the PNG file `path`, pixel for pixel what the teacher is shown.
+    """Draws the first slots of training rows into the PNG file `montage`, pixel for pixel what the teacher is shown.
 
-    Shows the rows `row_numbers` of the packed data, or else the first `rows` rows, taken from each class in turn; with
+    Shows the rows numbered `row` of the packed data, or else the first `rows` rows, taken from each class in turn; with
     `subset`, only that bundle's. A pixel becomes a square of `scale`, by default so that a view is about 64 wide.
     Raises UsageError or FailureError.
     """
@@ -51,6 +54,8 @@ def montage(
         raise UsageError(f"--rows must be at least 1, got {rows}")
     if scale is not None and scale < 1:
         raise UsageError(f"--scale must be at least 1, got {scale}")
+    path, row_numbers = as_path(montage), several(row)
+    workspace, data_dir = Workspace.at(workspace), as_path(data_dir)
     _check_path(path)
     bundle, data = bundle_and_data(workspace, subset, dataset, data_dir, limit, progress)
     beton, plan = data.split("train"), data.record.plan

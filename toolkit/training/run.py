@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+from toolkit.core import defaults
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.files import whole_file
 from toolkit.core.interrupts import Stopped, stop_asked
@@ -19,7 +20,6 @@ from toolkit.training.loop import EpochResult, Trainer
 
 CHECKPOINT = "checkpoint.pt"
 
-MINUTES = 10.0  # between two checkpoints within an epoch
 STEPS_BETWEEN_AGREEMENTS = 20  # of several processes, whether to stop or to save; at most
 _SECONDS_BETWEEN_AGREEMENTS = 2.0  # torchrun kills 30 s after SIGTERM
 
@@ -82,7 +82,7 @@ def run_to_end(
     progress: Progress = silent,
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
     watch: Watch | None = None,
-    minutes: float = MINUTES,
+    minutes: float = defaults.CHECKPOINT_MINUTES,
     found: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Trains until the last step, saving checkpoint.pt each epoch and each so many `minutes` (0: only at epochs), and

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
+from toolkit.core import defaults
+from toolkit.core.asked import Place, as_path
 from toolkit.core.device import available_cpus
 from toolkit.core.errors import UsageError
 from toolkit.core.interrupts import Stopped
@@ -16,7 +18,7 @@ from toolkit.core.progress import Progress, Tick, silent
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.runtime import compute_on
 from toolkit.pipeline.sources import check_source
-from toolkit.pipeline.sweep.file import need_same_study
+from toolkit.pipeline.sweep.file import need_same_study, read_sweep
 from toolkit.pipeline.sweep.pool import refuse_unguarded, train_all
 from toolkit.pipeline.sweep.prepare import Prepared, prepare, survey
 from toolkit.pipeline.sweep.request import Cell, Sweep, label_of
@@ -24,16 +26,120 @@ from toolkit.pipeline.sweep.resolve import Run, finished, images_before
 from toolkit.pipeline.sweep.table import Table, results_path, write_asked
 from toolkit.pipeline.sweep.worker import Done, Failed, How
 
+T = TypeVar("T")
+_Some: TypeAlias = T | Sequence[T] | None  # of an axis: one value, or several
+
 
 @within_memory
 def sweep(
+    file: Place | None = None,
+    *,
+    workspace: Workspace | Place = defaults.WORKSPACE,
+    frac: _Some[float] = None,
+    method: _Some[str] = None,
+    alpha: _Some[float | str] = None,
+    temperature: _Some[float] = None,
+    loss: _Some[str] = None,
+    match: _Some[str] = None,
+    arch: _Some[str] = None,
+    teacher: _Some[str] = None,
+    seed: _Some[int | str] = None,
+    subset_seed: int | None = None,
+    dataset: str | None = None,
+    limit: int | None = None,
+    score: str | None = None,
+    center: float | None = None,
+    drop_hardest: float | None = None,
+    balance: bool | None = None,
+    nested: bool | None = None,
+    min_per_class: int | None = None,
+    views: str | int | None = None,
+    weights: bool | None = None,
+    beta: float | None = None,
+    recipe: str | None = None,
+    epochs: int | None = None,
+    iterations: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    label_smoothing: float | None = None,
+    ema: float | None = None,
+    width: int | None = None,
+    compile: bool | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    name: str | None = None,
+    shard: str | None = None,
+    jobs: int | None = None,
+    threads: int | None = None,
+    source: str = defaults.SOURCE,
+    memory_limit: str | int | None = None,
+    data_dir: Place | None = None,
+    dry_run: bool = False,
+    progress: Progress = silent,
+    on_note: Callable[[str], None] = lambda line: None,
+    on_cell: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Trains a student for every combination of settings: `run_sweep`, of the YAML `file` and what is said besides.
+
+    From `frac` to `name` they are the keys of the file too, each a value or several; None leaves it to the file, and
+    then to the default of `Sweep`. `shard` "i/n" takes the i-th of n parts. Raises UsageError or FailureError.
+    """
+    said = {
+        "frac": frac,
+        "method": method,
+        "alpha": alpha,
+        "temperature": temperature,
+        "loss": loss,
+        "match": match,
+        "arch": arch,
+        "teacher": teacher,
+        "seed": seed,
+        "subset_seed": subset_seed,
+        "dataset": dataset,
+        "limit": limit,
+        "score": score,
+        "center": center,
+        "drop_hardest": drop_hardest,
+        "balance": balance,
+        "nested": nested,
+        "min_per_class": min_per_class,
+        "views": views,
+        "weights": weights,
+        "beta": beta,
+        "recipe": recipe,
+        "epochs": epochs,
+        "iterations": iterations,
+        "batch_size": batch_size,
+        "lr": lr,
+        "label_smoothing": label_smoothing,
+        "ema": ema,
+        "width": width,
+        "compile": compile,
+        "device": device,
+        "precision": precision,
+        "name": name,
+    }
+    part = _shard(shard)
+    asked, called = read_sweep(as_path(file), {key: value for key, value in said.items() if value not in (None, ())})
+    how = (part, jobs, threads, source, as_path(data_dir), dry_run, progress, on_note, on_cell)
+    return run_sweep(Workspace.at(workspace), asked, called, *how)
+
+
+def _shard(said: str | None) -> tuple[int, int]:
+    number, slash, count = (said or "1/1").partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal()):
+        raise UsageError(f"--shard: expected i/n, such as 1/4, got '{said}'")
+    return int(number), int(count)
+
+
+def run_sweep(
     workspace: Workspace,
     asked: Sweep,
     name: str,
     shard: tuple[int, int] = (1, 1),
     jobs: int | None = None,
     threads: int | None = None,
-    source: str = "auto",
+    source: str = defaults.SOURCE,
     data_dir: Path | None = None,
     dry_run: bool = False,
     progress: Progress = silent,
@@ -49,8 +155,7 @@ def sweep(
     takes the i-th of n parts, a fixed choice of the distinct cells.
 
     `memory_limit` is of this process and all jobs together. With `dry_run` nothing is written: the result tells what
-    there is to do. Raises UsageError or FailureError, and
-    Stopped on SIGINT or SIGTERM.
+    there is to do. Raises UsageError or FailureError, and Stopped on SIGINT or SIGTERM.
     """
     refuse_unguarded()
     jobs, threads = _shared_out(asked, jobs, threads)

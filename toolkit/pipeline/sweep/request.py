@@ -9,6 +9,7 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
+from toolkit.core import defaults
 from toolkit.core.errors import UsageError
 from toolkit.core.hashing import checked_seed, fingerprint
 from toolkit.core.recipes import check_one_length, resolve_recipe
@@ -57,37 +58,37 @@ class Sweep:
     """
 
     frac: tuple[float, ...]
-    method: tuple[str, ...] = ("random",)
-    alpha: tuple[float | str, ...] = (1.0,)
-    temperature: tuple[float, ...] = (4.0,)
-    loss: tuple[str, ...] = ("kd",)
-    match: tuple[str, ...] = ("exact",)
-    arch: tuple[str, ...] = ("resnet8",)
+    method: tuple[str, ...] = (defaults.METHOD,)
+    alpha: tuple[float | str, ...] = (defaults.ALPHA,)
+    temperature: tuple[float, ...] = (defaults.TEMPERATURE,)
+    loss: tuple[str, ...] = (defaults.LOSS,)
+    match: tuple[str, ...] = (defaults.MATCH,)
+    arch: tuple[str, ...] = (defaults.STUDENT_ARCH,)
     teacher: tuple[str | None, ...] = (None,)
-    seed: tuple[int, ...] = (0,)
-    dataset: str = "fashion-mnist"
+    seed: tuple[int, ...] = (defaults.SEED,)
+    dataset: str = defaults.DATASET
     limit: int | None = None
     score: str | None = None
     center: float | None = None
     drop_hardest: float | None = None
-    balance: bool = True
+    balance: bool = defaults.BALANCE
     nested: bool = False
-    min_per_class: int = 1
+    min_per_class: int = defaults.MIN_PER_CLASS
     subset_seed: int | None = None
     views: str | None = None
     weights: bool = False
     beta: float | None = None
-    recipe: str = "fast"
+    recipe: str = defaults.RECIPE
     epochs: int | None = None
     iterations: int | None = None
     batch_size: int | None = None
     lr: float | None = None
     label_smoothing: float | None = None
     ema: float | None = None
-    width: int = 16
+    width: int = defaults.WIDTH
     compile: bool = False
-    device: str = "auto"
-    precision: str = "auto"
+    device: str = defaults.DEVICE
+    precision: str = defaults.PRECISION
 
     def __post_init__(self) -> None:
         for axis in AXES:

@@ -30,7 +30,7 @@ class How:
     workspace: Workspace
     device: str
     precision: str
-    compiled: bool
+    compile: bool
     threads: int | None
     source: str
     data_dir: Path | None
