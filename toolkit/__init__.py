@@ -105,11 +105,13 @@ _LIES_IN = {
 __all__ = list(_LIES_IN)
 
 
-def __getattr__(name: str) -> Any:
-    """Public names are imported when first asked for, so that `import toolkit` costs nothing."""
-    if name not in _LIES_IN:
-        raise AttributeError(f"module 'toolkit' has no attribute '{name}'")
-    return getattr(import_module(f"toolkit.{_LIES_IN[name]}"), name)
+if not TYPE_CHECKING:  # which would take every misspelt name for one that this function finds
+
+    def __getattr__(name: str) -> Any:
+        """Public names are imported when first asked for, so that `import toolkit` costs nothing."""
+        if name not in _LIES_IN:
+            raise AttributeError(f"module 'toolkit' has no attribute '{name}'")
+        return getattr(import_module(f"toolkit.{_LIES_IN[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from toolkit.core import defaults
 from toolkit.core.errors import UsageError
 from toolkit.distill.decoupled import dkd_loss
 from toolkit.distill.plain import mse_loss, pseudo_label_loss
@@ -55,7 +56,11 @@ def no_mean_over_rows(loss: str) -> UsageError:
 
 
 def distillation_loss(
-    alpha: float, temperature: float | None, loss: str = "kd", beta: float | None = None, label_smoothing: float = 0.0
+    alpha: float,
+    temperature: float | None,
+    loss: str = defaults.LOSS,
+    beta: float | None = None,
+    label_smoothing: float = 0.0,
 ) -> Loss:
     """(1 − α)·CE(labels) + α·L(student, teacher), L one of LOSSES: Ben-Baruch et al. (ICML 2025), equation 1, for KD.
 

@@ -59,7 +59,12 @@ def cache_teacher(
     on_note: Note = lambda line: None,
 ) -> dict[str, Any]:
     """Runs the teacher once over every row's views and keeps logits, features and scores; with `subset`, only that
-    bundle's rows, as its targets. What it is asked for is told by `open_request`.
+    bundle's rows, as its targets.
+
+    `teacher` is a name, a library's (torchvision:NETWORK@WEIGHTS) or a file, by default the one that comes with kdtool;
+    `arch` and `width` say of what network a plain state_dict is, and `class_map` which classes of a library's teacher
+    the data's are. `views` of each row are cached: a number (default: 2), "all" or "epochs:E". `encoding` is of the
+    stored logits: float16, float32, int8 or topk:K; auto goes by what is there, else by the number of classes.
 
     Views already cached are not run again, nor moved on disk; a killed run resumes from its last part. Started by
     torchrun, several processes share the parts, and as many or others may go on. A few views are then asked for again

@@ -37,7 +37,8 @@ class Check:
 
 
 def doctor(workspace: Workspace | Place = defaults.WORKSPACE, *, data_dir: Place | None = None) -> dict[str, Any]:
-    """Every check, in order, and how many are `problems`. Imports torch, torchvision and FFCV; writes nothing."""
+    """Every check, in order, and how many are `problems`. Imports torch, torchvision and FFCV; writes nothing. Raises
+    nothing for a machine that is not fit: it says so."""
     workspace, data_dir = Workspace.at(workspace), as_path(data_dir)
     checks: list[Check] = []
     for look in _LOOKS:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.core import defaults
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.formats.bundle import Bundle, open_bundle
 from toolkit.formats.cache import CacheRecord, open_cache
@@ -52,7 +53,7 @@ def choose_teacher(bundle: Bundle, teacher: str | None) -> str:
 
 
 def load_knowledge(
-    bundle: Bundle, teacher: str | None = None, match: str = "exact", views: int | None = None
+    bundle: Bundle, teacher: str | None = None, match: str = defaults.MATCH, views: int | None = None
 ) -> Knowledge:
     """The logits to learn from, of the first `views` slots (default: all): checked, and left on disk.
 
@@ -89,7 +90,7 @@ def subset_loader(
     bundle: str | Path,
     batch_size: int = 128,
     teacher: str | None = None,
-    match: str = "exact",
+    match: str = defaults.MATCH,
     views: int | None = None,
     seed: int = 0,
     workers: int = 2,

@@ -70,7 +70,8 @@ def artifacts(workspace: Workspace) -> list[Artifact]:
 
 
 def ls(workspace: Workspace | Place = defaults.WORKSPACE) -> dict[str, Any]:
-    """`artifacts` as records, with the sum of their bytes and how many are stale."""
+    """What lies in the workspace: its `artifacts` as records, their bytes together and how many are `stale`. Raises
+    FailureError where there is no workspace."""
     workspace = Workspace.at(workspace)
     found = artifacts(workspace)
     # a left-over file may lie within an artifact: the workspace's size is not the sum of its lines

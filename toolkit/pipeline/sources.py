@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from toolkit.core import defaults
 from toolkit.core.device import free_memory_bytes
 from toolkit.core.errors import UsageError, unknown_name
 from toolkit.core.memory import left_bytes, need
@@ -37,7 +38,7 @@ def open_source(
     seed: int,
     compute: Compute,
     targets: Targets | None = None,
-    kind: str = "auto",
+    kind: str = defaults.SOURCE,
     weights_m: np.ndarray | None = None,
 ) -> ResidentSource | StreamSource:
     """Batches of the rows of `images` at `indices_m`, shown as the data's plan says; with `weights_m`, weighted.

@@ -72,7 +72,12 @@ def distill(
     on_start: Callable[[str], None] = lambda line: None,
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
 ) -> dict[str, Any]:
-    """Trains a student on a bundle and its cached targets; what decides its weights is told by `open_student_request`.
+    """Trains a student on a bundle (default: the newest) and its cached targets: (1 − alpha)·CE + alpha·loss.
+
+    `alpha` is a number, "auto" (by the fraction kept) or "search" (by short runs); `loss` is one of LOSSES, `beta` its
+    second weight. `match` says what target a shown view gets, `views` uses only the first few cached ones, `weights`
+    counts each row as the method of selection says. `iterations`, instead of `epochs`, ends the run after that many
+    steps; `epochs`, `batch_size`, `lr`, `label_smoothing` and `ema` stand in for the recipe's.
 
     A killed run resumes, from its last epoch or `checkpoint_minutes`; SIGINT and SIGTERM save it and raise Stopped. A
     finished one with the same settings is returned as it is. Started by torchrun, several processes train one student

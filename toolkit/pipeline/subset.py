@@ -60,7 +60,15 @@ def build_subset(
     force: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Keeps round(frac · n) rows by one method, and writes them as a bundle: `build_subsets`, of one."""
+    """Keeps round(frac · n) rows by `method`, one of `list_methods`, and writes them as a bundle, with the targets of
+    every teacher cached on these data, or of the one named. One that is there, of the same settings, only gets the
+    targets it lacks.
+
+    `score` names a score of the teacher's, for methods that rank (default: el2n); features and logits are those of its
+    cache. `balance` keeps the classes' shares, `min_per_class` so many rows of each at least; with `nested` a smaller
+    fraction is part of a larger one. `center` is for window, `drop_hardest` for stratified and d2; `device` is where
+    distances are computed. With `index_only` the images stay in the packed data. Raises UsageError or FailureError.
+    """
     [made] = build_subsets(
         Workspace.at(workspace),
         [frac],

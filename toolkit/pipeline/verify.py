@@ -44,7 +44,8 @@ def verify_cache(
 ) -> dict[str, Any]:
     """Asks the teacher again about `samples` random (row, slot) pairs of its cache, or of a subset's targets.
 
-    Raises FailureError past the bounds, or where the cache is of another teacher, plan or data, and UsageError.
+    `teacher`, `arch`, `width` and `class_map` are as in `cache_teacher`. Raises FailureError past the bounds, or where
+    the cache is of another teacher, plan or data, and UsageError.
     """
     if samples < 1:
         raise UsageError(f"--samples must be at least 1, got {samples}")
