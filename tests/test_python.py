@@ -286,7 +286,7 @@ def test_errors_are_toolkits_own(tmp_path: Path):
 
 def test_a_sweep_by_function(digits: Path, tmp_path: Path):
     plan = toolkit.sweep(
-        workspace=digits, dataset="digits", frac=[0.1, 0.3], alpha=(0, "auto"), seed="0..1", dry_run=True
+        workspace=digits, dataset="digits", frac=[0.1, 0.3], alpha=(0, "auto"), seed=range(2), dry_run=True
     )
     assert plan["cells"] == 8
     with pytest.raises(toolkit.UsageError, match="--shard: expected i/n"):

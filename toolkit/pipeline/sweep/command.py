@@ -42,7 +42,7 @@ def sweep(
     loss: _Some[str] = None,
     match: _Some[str] = None,
     arch: _Some[str] = None,
-    teacher: _Some[str] = None,
+    teacher: _Some[str | None] = None,
     seed: _Some[int | str] = None,
     subset_seed: int | None = None,
     dataset: str | None = None,

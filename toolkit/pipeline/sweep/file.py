@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def _value(key: str, value: Any, where: str) -> Any:
     kind = _KINDS[key]
     if key not in AXES:
         return None if value is None and key in _OPTIONAL else _of_kind(kind, value, where)
-    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     return tuple(one for value in values for one in _on_axis(key, kind, value, where))
 
 
