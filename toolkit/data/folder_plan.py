@@ -25,7 +25,7 @@ from toolkit.formats.dataset import SPLITS
 
 PART_ROWS = 4096  # on average
 
-_READER = 1  # another number where the same files give other pixels
+_READER = 2  # another number where the same files give other pixels, or others are refused
 
 Bad = list[tuple[int, str]]  # row of the listing, and why it can't be packed
 

@@ -5,7 +5,8 @@ Pillow's formula, alpha dropped and not blended, the first picture of several. B
 the camera was held is applied, and of 16 bits a channel the upper 8 are kept, which `convert` would clip to white. Of
 16 bits that hold values of 12, as microscopes and X-ray machines write them, that is nearly black: no file says so.
 
-A JPEG's damage that its decoder passes over, a few wrong bytes in the middle, can't be seen.
+What a JPEG's decoder passes over in silence is damage too, as far as there is a trace of it: jpeg_damage.py. PNG has check
+sums; of WebP, GIF, BMP, TIFF and JPEG 2000 wrong bytes in the middle can't always be seen.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from toolkit.data.jpeg_damage import damage_of
+
 # All others are left alone: Pillow would hand an .eps to a program of its own
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000")
+_JPEG = ("JPEG", "MPO")  # the second is what Pillow calls a JPEG with others behind it
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -66,6 +70,9 @@ def read_picture(path: Path) -> np.ndarray:
 def _decoded(path: Path) -> np.ndarray:
     with Image.open(path, formats=_FORMATS) as image:
         image.load()
+        damage = damage_of(path.read_bytes()) if image.format in _JPEG else None
+        if damage is not None:
+            raise BadPicture(f"a damaged JPEG ({damage})")
         upright = _upright(image)
         if upright.mode.startswith("I"):
             return _of_sixteen_bits(np.asarray(upright))
