@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,9 +13,13 @@ import torch
 
 import toolkit.core.device
 import toolkit.pipeline.runtime
+from tests.conftest import made
 from toolkit.core.device import available_cpus, free_memory_bytes
+from toolkit.core.processes import Processes
 from toolkit.pipeline.runtime import compute_on
 
+ROOT = Path(__file__).parent.parent
+PATIENCE_S = 240
 CPUS = 64
 
 
@@ -117,6 +124,42 @@ def test_a_quota_sets_torchs_threads_unless_the_user_does(
     else:
         monkeypatch.setenv("OMP_NUM_THREADS", variable)
     assert compute_on("cpu", "float32", asked).threads == expected
+
+
+def test_processes_of_one_machine_share_its_cpus(tmp_path: Path):
+    """Started by a real torchrun, which says OMP_NUM_THREADS=1 where nobody says anything."""
+    packed = made("pack", "-w", tmp_path, "--dataset", "digits", "--limit", 20)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("OMP_NUM_THREADS", None)
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    ended = subprocess.run(
+        [*torchrun, "-m", "tests.threads_told", str(packed["path"])],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert ended.returncode == 0, ended.stderr
+    told = sorted(map(json.loads, ended.stdout.splitlines()), key=lambda one: one["rank"])
+    shared = {"workers": 4, "by torchrun": 4, "by nobody": 4, "by the user": 3}
+    assert told == [{"rank": 0, **shared}, {"rank": 1, **shared}]
+
+
+@pytest.mark.parametrize(("processes", "expected"), [(1, 2), (2, 1), (3, 1), (8, 1)])
+def test_each_process_has_a_thread_however_few_the_cpus(
+    processes: int, expected: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(toolkit.pipeline.runtime, "available_cpus", lambda: 2)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "any")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        beside = Processes(0, processes, 0, processes)
+        assert compute_on("cpu", "float32", None, beside).threads == expected
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(

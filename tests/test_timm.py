@@ -107,7 +107,10 @@ def put(teacher: PretrainedTeacher, folder: Path, state: dict[str, torch.Tensor]
     """The file where a user is told to put it."""
     file = folder / "torch" / "hub" / "checkpoints" / teacher.file_name
     file.parent.mkdir(parents=True)
-    safetensors.save_file(state, file)
+    if file.suffix == ".safetensors":
+        safetensors.save_file(state, file)
+    else:
+        torch.save(state, file)
     return file
 
 
@@ -201,6 +204,83 @@ def test_weights_that_do_not_fit_timms_network_are_refused(kind: str, state: dic
     file = put(teacher, tmp_path, {} if kind == "none" else state)
     with pytest.raises(FailureError, match=r"holds no weights" if kind == "none" else r"do not fit .*Missing key"):
         _network(teacher, file)
+
+
+# DLA's and Inception v3's builders are those whose weights timm does not load strictly
+LENIENT = ("timm:dla46_c", "timm:inception_v3.tv_in1k")
+
+
+@pytest.mark.parametrize("reference", LENIENT)
+@pytest.mark.parametrize("lacking", ["all", "one"])
+def test_no_tensor_is_left_as_it_was_drawn_where_timm_would_be_silent(reference: str, lacking: str, tmp_path: Path):
+    teacher = pretrained_teacher(reference)
+    state = drawn(teacher)
+    weight = next(name for name, tensor in state.items() if tensor.ndim == 4)
+    kept = {name: tensor for name, tensor in state.items() if name != weight}
+    file = put(teacher, tmp_path, kept if lacking == "one" else {f"module.{name}": state[name] for name in state})
+    with pytest.raises(FailureError, match=rf"do not fit the architecture \(.* of the network's .* such as {weight}\)"):
+        _network(teacher, file)
+
+
+def drawn(teacher: PretrainedTeacher) -> dict[str, torch.Tensor]:
+    """Weights of which no tensor is as timm would begin with it."""
+    draw = torch.Generator().manual_seed(0)
+    return {
+        name: (tensor * 1.1 + 0.01 * torch.rand(tensor.shape, generator=draw)).contiguous()
+        if tensor.is_floating_point()
+        else tensor.clone()
+        for name, tensor in build_network(teacher.arch, teacher.classes).state_dict().items()
+    }
+
+
+def comes_back(name: str, folder: Path) -> None:
+    """All tensors of a network of timm's, and its logits, bit for bit, out of a file."""
+    teacher = pretrained_teacher(f"timm:{name}")
+    state = drawn(teacher)
+    found = _network(teacher, put(teacher, folder, state)).eval()
+    loaded = found.state_dict()
+    assert loaded.keys() == state.keys()
+    assert [key for key, tensor in state.items() if not torch.equal(loaded[key], tensor)] == []
+    network = build_network(teacher.arch, teacher.classes).eval()
+    network.load_state_dict(state)
+    x_bchw = torch.randn(1, 3, *teacher.crop, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(found(x_bchw).nan_to_num(7), network(x_bchw).nan_to_num(7))
+
+
+FEW = ("dla46_c", "test_convnext", "test_efficientnet", "test_nfnet", "test_vit3", "levit_128s", "xcit_nano_12_p16_224")
+
+# the smallest of each of timm's families with a classifier
+FAMILIES = """
+    beit_base_patch16_224 botnet26t_256 caformer_s18 cait_xxs24_224 coat_lite_tiny coatnet_nano_rw_224 convit_tiny
+    convmixer_1024_20_ks9_p14 convnext_atto convnextv2_atto crossvit_tiny_240 csatv2 cspresnet50 davit_tiny
+    deit_tiny_patch16_224 deit_tiny_distilled_patch16_224 deit3_small_patch16_224 densenet121 dla34 dla60_res2net dpn68
+    edgenext_xx_small efficientformer_l1 efficientformerv2_s0 efficientnet_b0 efficientvit_b0 efficientvit_m0
+    ese_vovnet19b_dw eva02_tiny_patch14_336 fasternet_t0 fastvit_t8 focalnet_tiny_srf gcvit_xxtiny ghostnet_100
+    ghostnetv2_100 ghostnetv3_100 gmlp_s16_224 hardcorenas_a hgnet_tiny hgnetv2_b0 hiera_tiny_224 hrnet_w18_small
+    inception_next_atto inception_resnet_v2 inception_v3 inception_v4 legacy_seresnet18 legacy_xception levit_conv_128s
+    mambaout_femto maxvit_rmlp_pico_rw_256 mixer_b16_224 mobilenetv2_050 mobilenetv3_small_050 mobilenetv4_conv_small
+    mobileone_s0 mobilevit_xxs mobilevitv2_050 mvitv2_tiny nest_tiny_jx nextvit_small nf_resnet50 pit_ti_224
+    pit_ti_distilled_224 poolformer_s12 poolformerv2_s12 pvt_v2_b0 rdnet_tiny regnetx_002 repghostnet_050 repvit_m0_9
+    repvgg_a0 res2net50_26w_4s resmlp_12_224 resnest14d resnet10t resnetv2_18 rexnet_100 selecsls42b semnasnet_075
+    sequencer2d_s shvit_s1 skresnet18 starnet_s1 swiftformer_xs swin_tiny_patch4_window7_224 swin_s3_tiny_224
+    swinv2_cr_tiny_ns_224 swinv2_tiny_window8_256 tf_efficientnet_b0 tiny_vit_5m_224 tinynet_e tnt_s_legacy_patch16_224
+    tresnet_m twins_svt_small vgg11 visformer_tiny vit_base_patch32_clip_224 vit_medium_patch16_reg1_gap_256
+    vit_tiny_patch16_224 vit_xsmall_patch16_clip_224 vitamin_small_224 volo_d1_224 wide_resnet50_2 xception41
+    xcit_tiny_12_p8_224 cpubone_b0_bfrobust cspnext_tiny efficientvim_m1 iformer_s lcnetv2_small lowformer_b0
+    naflexvit_base_patch16_gap nasnetalarge pnasnet5large vit_relpos_small_patch16_224 vit_small_r26_s32_224
+""".split()
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_timms_networks_come_out_of_a_file_bit_for_bit(name: str, tmp_path: Path):
+    comes_back(name, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [name for name in FAMILIES if timm.models.is_model_pretrained(name)])
+def test_a_network_of_each_of_timms_families_comes_out_of_a_file_bit_for_bit(name: str, tmp_path: Path):
+    comes_back(name, tmp_path)
 
 
 def test_a_teacher_of_timm_is_cached_by_its_own_record(state: dict[str, torch.Tensor], tmp_path: Path):

@@ -7,7 +7,8 @@ All that is said of a teacher here is read from the library's record: nothing is
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -95,18 +96,44 @@ def build_network(arch: str, classes: int, **settings: Any) -> nn.Module:
 def timms_network(teacher: PretrainedTeacher, weights: dict[str, Any], source: str) -> nn.Module:
     """A network of timm's holding the weights of a file, `source`, converted by timm where its record says how.
 
-    Raises FailureError where they don't fit.
+    Raises FailureError where they don't fit, and where any tensor of the network is not among them: of some networks
+    (DLA, Inception v3) timm would leave it as it was drawn, and say nothing.
     """
     timm = _timm(f"--teacher {teacher.reference}")
     try:
-        network = timm.create_model(
-            teacher.arch.removeprefix("timm:"), pretrained=True, pretrained_cfg_overlay={"state_dict": weights}
-        )
+        with _loading_watched() as missing_of:
+            network = timm.create_model(
+                teacher.arch.removeprefix("timm:"), pretrained=True, pretrained_cfg_overlay={"state_dict": weights}
+            )
     except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:  # timm's own conversions
         reason = " ".join(str(error).split())[:300]
         raise FailureError(f"{source}: its weights do not fit the architecture ({reason})") from error
+    missing = missing_of.get(network, list(network.state_dict()))
+    if missing:
+        raise FailureError(
+            f"{source}: its weights do not fit the architecture ({len(missing):,} of the network's "
+            f"{len(network.state_dict()):,} tensors are not in it, such as {missing[0]})"
+        )
     network.pretrained_cfg.pop("state_dict", None)  # it would be held twice
     return counted(network)
+
+
+@contextmanager
+def _loading_watched() -> Iterator[dict[nn.Module, list[str]]]:
+    """Which of its tensors each network that is given a state_dict within the block does not find there. Torch tells
+    whoever gives it, and that is timm, which keeps it to itself."""
+    load, missing_of = nn.Module.load_state_dict, dict[nn.Module, list[str]]()
+
+    def told(network: nn.Module, *arguments: Any, **named: Any) -> Any:
+        result = load(network, *arguments, **named)
+        missing_of[network] = list(result.missing_keys)
+        return result
+
+    nn.Module.load_state_dict = told  # type: ignore[method-assign]
+    try:
+        yield missing_of
+    finally:
+        nn.Module.load_state_dict = load  # type: ignore[method-assign]
 
 
 def without_dots(weights: dict[str, Any]) -> dict[str, Any]:

@@ -40,8 +40,9 @@ def compute_on(
     threads: int | None = None,
     processes: Processes = ALONE,
 ) -> Compute:
-    """Without `threads`, OMP_NUM_THREADS holds (torchrun sets it to 1); without both, torch's own choice, but no more
-    than the CPUs it has. Of several processes each has a GPU of its own.
+    """Without `threads`, OMP_NUM_THREADS holds, unless torchrun set it; without both, torch's own choice, but no more
+    than the CPUs it has, which the processes of one machine share. FFCV's loader decodes with as many. Of several
+    processes each has a GPU of its own.
 
     Raises UsageError for a device, precision or number of threads that cannot be.
     """
@@ -49,6 +50,8 @@ def compute_on(
         if threads < 1:
             raise UsageError(f"--threads must be at least 1, got {threads}")
         torch.set_num_threads(threads)
+    elif processes.local_count > 1 and _torchrun_chose():
+        torch.set_num_threads(max(1, available_cpus() // processes.local_count))
     elif "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), available_cpus()))
     resolved = resolve_device(device)
@@ -59,6 +62,13 @@ def compute_on(
         # cuDNN would multiply in TF32, with ten bits of mantissa, and still call it float32
         torch.backends.cudnn.allow_tf32 = False
     return Compute(resolved, settled, processes)
+
+
+def _torchrun_chose() -> bool:
+    """Whether OMP_NUM_THREADS is nobody's choice: torchrun gives each of several processes one thread, with which FFCV
+    would decode for a GPU on one core of however many."""
+    said = os.environ.get("OMP_NUM_THREADS")
+    return said is None or (said == "1" and "TORCHELASTIC_RUN_ID" in os.environ)
 
 
 def _own_gpu(asked: torch.device, processes: Processes) -> torch.device:
