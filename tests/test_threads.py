@@ -147,9 +147,7 @@ def test_processes_of_one_machine_share_its_cpus(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("processes", "expected"), [(1, 2), (2, 1), (3, 1), (8, 1)])
-def test_each_process_has_a_thread_however_few_the_cpus(
-    processes: int, expected: int, monkeypatch: pytest.MonkeyPatch
-):
+def test_each_process_has_a_thread_however_few_the_cpus(processes: int, expected: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(toolkit.pipeline.runtime, "available_cpus", lambda: 2)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "any")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

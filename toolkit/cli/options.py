@@ -134,7 +134,11 @@ compute = together(
         show_default=True,
         help="auto, float32 or bfloat16; auto is bfloat16 where the hardware multiplies it.",
     ),
-    click.option("--threads", type=int, help="CPU threads of each process.  [default: its share of the cores, or of what a container may use]"),
+    click.option(
+        "--threads",
+        type=int,
+        help="CPU threads of each process.  [default: its share of the cores, or of what a container may use]",
+    ),
 )
 
 optimisation = together(

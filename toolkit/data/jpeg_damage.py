@@ -5,8 +5,8 @@ simplejpeg does tell: libjpeg's first warning. Of these are damage:
     bad Huffman code, bad arithmetic code, premature end of data segment, premature end of JPEG file,
     found marker … instead of RST…, Inconsistent progression sequence, … extraneous bytes before marker …
 
-and not those that say nothing of pixels: of JFIF's version, Adobe's transform, a colour profile, a scan's parameters, or
-bytes between the segments of the header. Nor are extraneous bytes of one value, or one alone, before the end of the
+and not those that say nothing of pixels: of JFIF's version, Adobe's transform, a colour profile, a scan's parameters,
+or bytes between the segments of the header. Nor are extraneous bytes of one value, or one alone, before the end of the
 image: cameras fill up with them, and two files of ImageNet have one (nothings/stb#422).
 
 Not all damage leaves a trace. Codes have no check sum, and after wrong bits a decoder soon falls into step again: only
@@ -37,7 +37,7 @@ def damage_of(jpeg: bytes) -> str | None:
     of a kind that simplejpeg does not know."""
     header, components, coded = _split(jpeg)
     try:
-        # an eighth of the size, without colours where they can be left away: all codes are read, but little else is done
+        # an eighth of the size, and gray where that can be: all codes are read, but little else is done
         simplejpeg.decode_jpeg(
             header + coded,
             colorspace="CMYK" if components == 4 else "GRAY",
@@ -79,7 +79,7 @@ def _segments(jpeg: bytes) -> Iterator[tuple[int, bytes, int]]:
     """(marker, the segment with it, where it ends) of each up to the first scan's, and what lies between passed over as
     libjpeg does."""
     at = 2
-    while 0 <= (at := jpeg.find(b"\xff", at)) and at + 4 <= len(jpeg):
+    while (at := jpeg.find(b"\xff", at)) >= 0 and at + 4 <= len(jpeg):
         marker = jpeg[at + 1]
         if marker == 0xFF or marker == 0 or marker in _ALONE:
             at += 1 if marker == 0xFF else 2

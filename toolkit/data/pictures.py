@@ -5,8 +5,8 @@ Pillow's formula, alpha dropped and not blended, the first picture of several. B
 the camera was held is applied, and of 16 bits a channel the upper 8 are kept, which `convert` would clip to white. Of
 16 bits that hold values of 12, as microscopes and X-ray machines write them, that is nearly black: no file says so.
 
-What a JPEG's decoder passes over in silence is damage too, as far as there is a trace of it: jpeg_damage.py. PNG has check
-sums; of WebP, GIF, BMP, TIFF and JPEG 2000 wrong bytes in the middle can't always be seen.
+What a JPEG's decoder passes over in silence is damage too, as far as there is a trace of it: jpeg_damage.py. PNG has
+check sums; of WebP, GIF, BMP, TIFF and JPEG 2000 wrong bytes in the middle can't always be seen.
 """
 
 from __future__ import annotations

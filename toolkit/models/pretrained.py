@@ -101,37 +101,37 @@ def timms_network(teacher: PretrainedTeacher, weights: dict[str, Any], source: s
     """
     timm = _timm(f"--teacher {teacher.reference}")
     try:
-        with _loading_watched() as missing_of:
+        with _all_loaded() as loaded:
             network = timm.create_model(
                 teacher.arch.removeprefix("timm:"), pretrained=True, pretrained_cfg_overlay={"state_dict": weights}
             )
+        if network not in loaded:
+            raise RuntimeError("timm takes none for it")
     except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:  # timm's own conversions
         reason = " ".join(str(error).split())[:300]
         raise FailureError(f"{source}: its weights do not fit the architecture ({reason})") from error
-    missing = missing_of.get(network, list(network.state_dict()))
-    if missing:
-        raise FailureError(
-            f"{source}: its weights do not fit the architecture ({len(missing):,} of the network's "
-            f"{len(network.state_dict()):,} tensors are not in it, such as {missing[0]})"
-        )
     network.pretrained_cfg.pop("state_dict", None)  # it would be held twice
     return counted(network)
 
 
 @contextmanager
-def _loading_watched() -> Iterator[dict[nn.Module, list[str]]]:
-    """Which of its tensors each network that is given a state_dict within the block does not find there. Torch tells
-    whoever gives it, and that is timm, which keeps it to itself."""
-    load, missing_of = nn.Module.load_state_dict, dict[nn.Module, list[str]]()
+def _all_loaded() -> Iterator[list[nn.Module]]:
+    """Gives the networks that are given weights within the block; raises RuntimeError for one that lacks some. Torch
+    tells which only whoever gives them, and that is timm, which asks some builders' networks for no more than they
+    find."""
+    load, loaded = nn.Module.load_state_dict, list[nn.Module]()
 
-    def told(network: nn.Module, *arguments: Any, **named: Any) -> Any:
+    def whole(network: nn.Module, *arguments: Any, **named: Any) -> Any:
         result = load(network, *arguments, **named)
-        missing_of[network] = list(result.missing_keys)
+        if result.missing_keys:
+            lacking, of = len(result.missing_keys), len(network.state_dict())
+            raise RuntimeError(f"{lacking:,} of the network's {of:,} tensors are not there, such as {result[0][0]}")
+        loaded.append(network)
         return result
 
-    nn.Module.load_state_dict = told  # type: ignore[method-assign]
+    nn.Module.load_state_dict = whole  # type: ignore[assignment, method-assign]
     try:
-        yield missing_of
+        yield loaded
     finally:
         nn.Module.load_state_dict = load  # type: ignore[method-assign]
 
