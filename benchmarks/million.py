@@ -2,19 +2,23 @@
 
     python -m benchmarks.million --save                # 1,281,167 rows of 1,000 classes; about an hour on 2 cores
     python -m benchmarks.million --rows 160000
+    python -m benchmarks.million --table               # the table of what is there
 
 Its images are tiny (8 × 8 pixels, made from their row's number), so that what is counted for each row and class is
 all there is to see: what holds the pixels of an image is told by other benchmarks. The teacher is a ResNet-8 of four
 channels with the weights it begins with. Every stage is a command in a process of its own, beside the same stage at
 an eighth of the rows: the difference, by the rows between them, is what a row costs; the rest is torch and FFCV. Memory
 is what they hold themselves, looked at every 20 ms: pages of mapped files, which the system takes back when it needs
-them, are not counted.
+them, are not counted, and pages that several processes share are counted in each. --save writes the result, and of all
+the rows fills the table into docs/imagenet.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -24,13 +28,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.machine import KDTOOL, facts, in_words, save, scratch
+from benchmarks.filling import filled
+from benchmarks.machine import KDTOOL, RESULTS, facts, in_words, save, scratch
+from toolkit.core.files import remove_folder
 from toolkit.core.memory import taken_bytes
 from toolkit.report.tables import table
 
 ROWS, CLASSES, SIDE, TEST_ROWS = 1_281_167, 1000, 8, 50_000
 PART = 8  # how much smaller the data set beside it is
-_ROWS_ARE = "KDTOOL_MILLION_ROWS"
+PAGE = RESULTS.parent.parent / "docs" / "imagenet.md"
+_ROWS_ARE = "KDTOOL_MILLION_ROWS"  # of the training split, and of the test split
+_EVERY_S = 0.02
 
 
 class Tiny:
@@ -53,8 +61,8 @@ class Tiny:
 
 def tiny(split: str) -> Tiny:
     """The data set, for kdtool: --dataset benchmarks.million:tiny."""
-    rows = int(os.environ.get(_ROWS_ARE, ROWS))
-    return Tiny(rows, 0) if split == "train" else Tiny(TEST_ROWS, 1)
+    train, test = map(int, os.environ.get(_ROWS_ARE, f"{ROWS},{TEST_ROWS}").split(","))
+    return Tiny(train, 0) if split == "train" else Tiny(test, 1)
 
 
 class Stage(NamedTuple):
@@ -79,7 +87,9 @@ def stages(folder: Path) -> Iterator[tuple[str, list[str]]]:
     yield "distill, resident, 1 epoch", [*student, "--source", "resident", "--name", "resident"]
 
 
-def measured(rows: int, folder: Path) -> list[Stage]:
+def measured(rows: int, test_rows: int, folder: Path) -> list[Stage]:
+    """Every stage on so many rows, one after the other. Ends with the command's own words where one fails; a command
+    under way ends with this process."""
     folder.mkdir()
     _save_teacher(folder / "tiny.pt")
     found = []
@@ -87,15 +97,20 @@ def measured(rows: int, folder: Path) -> list[Stage]:
         start_s = time.perf_counter()
         process = subprocess.Popen(
             [KDTOOL, *words, "-w", str(folder / "work")],
-            env={**os.environ, _ROWS_ARE: str(rows)},
+            env={**os.environ, _ROWS_ARE: f"{rows},{test_rows}"},
             stdout=subprocess.DEVNULL,
             cwd=Path(__file__).parents[1],
             start_new_session=True,
         )
         peak_bytes = 0
-        while process.poll() is None:
-            peak_bytes = max(peak_bytes, held_bytes(process.pid))
-            time.sleep(0.02)
+        try:
+            while process.poll() is None:
+                peak_bytes = max(peak_bytes, held_bytes(process.pid))
+                time.sleep(_EVERY_S)
+        finally:
+            if process.poll() is None:  # its session hears no Ctrl-C
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait()
         if process.returncode:
             raise SystemExit(f"{name}: exit code {process.returncode}")
         found.append(Stage(name, time.perf_counter() - start_s, peak_bytes / 2**20))
@@ -125,7 +140,18 @@ def bytes_a_row(whole: Stage, part: Stage, rows: int) -> float:
     return (whole.peak_mib - part.peak_mib) * 2**20 / (rows - rows // PART)
 
 
-def in_a_table(whole: list[Stage], part: list[Stage], rows: int) -> str:
+def latest() -> dict[str, Any]:
+    """The last result of all rows."""
+    paths = sorted(RESULTS.glob("million-????-??-??.json"))
+    if not paths:
+        raise SystemExit("there is no result yet. Run: python -m benchmarks.million --save")
+    return json.loads(paths[-1].read_text())
+
+
+def in_a_table(found: dict[str, Any]) -> str:
+    """Of a result, with the machine in words."""
+    whole, part = ([Stage(**one) for one in found[name]] for name in ("whole", "at_part"))
+    rows, machine = found["rows"], in_words(found["machine"])
     header = ["stage", "seconds", "rows/s", "peak, MiB", f"peak at 1/{PART}, MiB", "bytes a row"]
     lines = [
         [
@@ -138,25 +164,33 @@ def in_a_table(whole: list[Stage], part: list[Stage], rows: int) -> str:
         ]
         for one, less in zip(whole, part, strict=True)
     ]
-    return table(header, lines)
+    return f"{table(header, lines)}\n\n{rows:,} rows on {machine}, commit {found['machine']['commit']}."
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=ROWS)
-    parser.add_argument("--save", action="store_true", help="write results/million-<date>.json")
+    parser.add_argument("--rows", type=int, default=ROWS, help="how many; a table is of the default alone")
+    parser.add_argument("--save", action="store_true", help="write results/million-<date>.json, and fill in the table")
+    parser.add_argument("--table", action="store_true", help="only print the table of the last result")
     said = parser.parse_args()
+    if said.table:
+        print(in_a_table(latest()))
+        return
+    if said.rows < 2 * PART * CLASSES:
+        raise SystemExit(f"--rows must be {2 * PART * CLASSES:,} or more: an eighth has to keep a row of each class")
     machine = facts()
     with scratch() as folder:
-        part = measured(said.rows // PART, folder / "part")
-        whole = measured(said.rows, folder / "whole")
-    print(in_words(machine))
-    print(in_a_table(whole, part, said.rows))
+        test_rows = min(TEST_ROWS, said.rows // PART)
+        part = measured(said.rows // PART, test_rows, folder / "part")
+        remove_folder(folder / "part")
+        whole = measured(said.rows, test_rows, folder / "whole")
+    found = {"machine": machine, "rows": said.rows, "classes": CLASSES, "side": SIDE, "part": PART}
+    found |= {name: [one._asdict() for one in of] for name, of in (("whole", whole), ("at_part", part))}
+    print(in_a_table(found))
     if said.save:
-        found: dict[str, Any] = {"rows": said.rows, "classes": CLASSES, "side": SIDE, "part": PART}
-        for name, measures in (("whole", whole), ("at_part", part)):
-            found[name] = [one._asdict() for one in measures]
-        print(save("million", {"machine": machine, **found}))
+        print(save("million" if said.rows == ROWS else f"million-{said.rows}", found))
+        if said.rows == ROWS:
+            PAGE.write_text(filled(PAGE.read_text(), {"million": in_a_table(found)}))
 
 
 if __name__ == "__main__":

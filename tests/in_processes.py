@@ -3,8 +3,9 @@
     torchrun … -m tests.in_processes '[{"words": ["distill", …], "disturbed": "kill", "at": 7}, …]'
 
 Of a library's teachers, `"addresses"` says where their weights are: {"torchvision:resnet18@IMAGENET1K_V1": "https://…"}.
-They look every third step whether to stop or save, or, where a command is "honest", as they would by themselves. Every
-process leaves the weights it trained beside the run, as rank-0.pt and rank-1.pt.
+They look every third step whether to stop or save, or, where a command is "honest", as they would by themselves. Where
+it is "spilled", a training's dynamics lie on disk, gathered eight rows at a time. Every process leaves the weights that
+it trained beside the run, as rank-0.pt and rank-1.pt.
 """
 
 from __future__ import annotations
@@ -22,9 +23,13 @@ from torchvision.models import get_model_weights
 
 import toolkit.core.processes
 import toolkit.pipeline.student
+import toolkit.teacher.before
+import toolkit.teacher.dynamics
 import toolkit.training.run
 from toolkit.cli import main
+from toolkit.formats.blocks import BLOCK_ROWS
 from toolkit.formats.parts import Parts
+from toolkit.teacher.before import Spilled
 from toolkit.training.loop import Trainer
 
 RANK = int(os.environ.get("RANK", "0"))
@@ -43,17 +48,22 @@ def fail() -> None:
     raise RuntimeError("a thing of this process alone")
 
 
-# What happens to the second process just before a call
+# What happens just before a call: to the second process, or the one whose "rank" it is
 DISTURBED: dict[str, tuple[Any, str, Callable[[], None]]] = {
     "kill": (Trainer, "_step", kill),
     "terminate": (Trainer, "_step", terminate),
     "fail": (Trainer, "_step", fail),
     "kill at a part": (Parts, "save", kill),
     "kill on the way": (toolkit.core.processes, "_all_arrived", kill),
+    "kill before a checkpoint": (toolkit.training.run, "save_torch", kill),
+    "kill while gathering": (Spilled, "gather", kill),
+    "kill before a new epoch's file": (Spilled, "_open", kill),
+    "kill before its room is reserved": (os, "posix_fallocate", kill),
+    "kill before it is on the disk": (Spilled, "state", kill),
 }
 
 
-def disturbed(name: str, at: int) -> Callable[[], None]:
+def disturbed(name: str, at: int, rank: int) -> Callable[[], None]:
     """Lets it happen at the `at`-th call; returns how to undo it."""
     owner, method, happen = DISTURBED[name]
     act, calls = getattr(owner, method), 0
@@ -61,7 +71,7 @@ def disturbed(name: str, at: int) -> Callable[[], None]:
     def counted(*arguments: Any, **named: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == at and RANK == 1:
+        if calls == at and rank == RANK:
             happen()
         return act(*arguments, **named)
 
@@ -100,7 +110,11 @@ if __name__ == "__main__":
         for reference, address in command.get("addresses", {}).items():
             network, _, of_network = reference.removeprefix("torchvision:").partition("@")
             get_model_weights(network)[of_network].value.url = address
-        undo = disturbed(command["disturbed"], command["at"]) if command.get("disturbed") in DISTURBED else lambda: None
+        toolkit.teacher.dynamics.HELD_BYTES = 0 if "spilled" in command else toolkit.teacher.before.HELD_BYTES
+        toolkit.teacher.dynamics.BLOCK_ROWS = 8 if "spilled" in command else BLOCK_ROWS
+        undo = lambda: None  # noqa: E731
+        if command.get("disturbed") in DISTURBED:
+            undo = disturbed(command["disturbed"], command["at"], command.get("rank", 1))
         sys.argv[1:] = command["words"]
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ignored by a process that has said why it ends
         try:

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import dynamics, gpu, methods, selection, selection_scale, students, sweep
+from benchmarks import dynamics, gpu, methods, million, selection, selection_scale, students, sweep
 from benchmarks.child import Measured, measured
+from benchmarks.filling import filled
 from benchmarks.live import EQUAL, KDTOOL, kd_loss, live_loop, report, usual_transforms
 from benchmarks.live_run import test_top1 as accuracy_of
 from benchmarks.machine import append, read_lines
@@ -340,3 +341,13 @@ def test_a_sweep_and_one_after_another_train_the_same_students(tmp_path: Path):
     contest = sweep.contest(tmp_path, sweep.students("digits", 0.1, 1, cells=4), 1, [sweep.APART, sweep.COMMANDS])
     assert set(contest.rates) == {sweep.TOGETHER, sweep.APART, sweep.COMMANDS}
     assert len(list(tmp_path.glob("runs/*/student.pt"))) == 4
+
+
+def test_the_table_of_a_million_rows_has_its_place_in_the_page_and_says_what_a_row_costs():
+    measured = [million.Stage("pack", 20.0, 100.0)._asdict()]
+    less = [million.Stage("pack", 3.0, 30.0)._asdict()]
+    machine = {"cores": 2, "cpu": "some", "bfloat16": "none", "threads": 2, "commit": "abc"}
+    made = million.in_a_table({"rows": 1 << 23, "machine": machine, "whole": measured, "at_part": less})
+    assert "| pack  |      20 | 419,430 |       100 |               30 |          10 |" in made
+    assert made.endswith("8,388,608 rows on 2 cores of some (bfloat16: none), 2 threads, commit abc.")
+    assert made in filled(million.PAGE.read_text(), {"million": made})

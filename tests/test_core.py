@@ -127,7 +127,7 @@ def test_a_record_that_is_none_says_which_command_makes_it(tmp_path, content):
 
 def test_too_little_space_is_said_before_anything_is_written(tmp_path):
     need_space(tmp_path / "not" / "yet" / "there", 1)
-    with pytest.raises(FailureError, match="MB free"):
+    with pytest.raises(FailureError, match="GiB free"):
         need_space(tmp_path / "not" / "yet" / "there", 10**18)
     assert names_in(tmp_path) == []
 

@@ -183,5 +183,5 @@ def test_little_room_is_noted(work: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(doctors, "free_memory_bytes", lambda: 1 << 29)
     monkeypatch.setattr(doctors.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     found = checks_of(work)
-    assert found["memory"]["state"] == "note" and "536.9 MB" in found["memory"]["found"]
+    assert found["memory"]["state"] == "note" and "512.0 MiB" in found["memory"]["found"]
     assert found["disk"]["state"] == "note" and "another --workspace" in found["disk"]["mend"]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,24 +23,31 @@ import toolkit.pipeline.cache_content as cache_content
 import toolkit.teacher.dynamics
 from tests.conftest import kdtool, made, refused
 from tests.test_dynamics import TRAIN, all_of, same, trained
+from toolkit.cli import cli
 from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.hashing import rng_for
 from toolkit.core.long_lists import read_long_lists, write_long_lists
-from toolkit.core.memory import in_words, kept_to, left_bytes, size_bytes, taken_bytes
+from toolkit.core.memory import kept_to, left_bytes, size_bytes, taken_bytes
+from toolkit.core.sizes import in_words
 from toolkit.data.spilled import Spilled
 from toolkit.formats.beton import Beton, cut, open_beton
 from toolkit.formats.beton_writer import write_beton
 from toolkit.formats.blocks import BLOCK_ROWS
 from toolkit.formats.bundle import open_bundle
 from toolkit.formats.encodings import Arrays, DecodedRows, Encoding, default_encoding
+from toolkit.formats.ffcv_loader import checked_rows
+from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.cache_content import CacheContent, scores_of_views
+from toolkit.pipeline.import_logits import _Given
 from toolkit.pipeline.knowledge import load_knowledge
 from toolkit.pipeline.runtime import compute_on
-from toolkit.pipeline.sources import open_source, resident_bytes
-from toolkit.pipeline.sweep.command import share_of_memory
+from toolkit.pipeline.sources import open_source, resident_bytes, stream_bytes
+from toolkit.pipeline.sweep.command import need_room, share_of_memory
+from toolkit.pipeline.sweep.resolve import Run
+from toolkit.pipeline.sweep.worker import How
 from toolkit.selection import choose
 from toolkit.selection.pool import Pool
-from toolkit.training.showing import Showing
+from toolkit.training.showing import Showing, row_order, shares
 from toolkit.training.stream import StreamSource
 from toolkit.training.targets import Targets
 from toolkit.views.plan import Plan
@@ -76,7 +86,7 @@ class NoFFCV:
     """In the place of FFCV's Loader, whose own tables are not ours: rows in the order it is told, without pixels."""
 
     def __init__(self, path: Path, size: int, indices_n: np.ndarray, **settings: Any) -> None:
-        self.indices, self.next_epoch, self.traversal_order = indices_n.astype(np.uint64), 0, None
+        self.indices, self.next_epoch, self.traversal_order = checked_rows(indices_n, 1 << 62), 0, None
         self.size, self.reader, self.beton = size, SimpleNamespace(file_name=path), open_beton(path)
 
 
@@ -112,7 +122,7 @@ def bytes_a_row(act: Callable[[int], Any]) -> float:
 
 
 def streamed(files: dict[int, Path], plan: Plan, match: str | None, hold: bool = False) -> Callable[[int], Any]:
-    """What a streaming source of all rows holds, and gives in its first batches."""
+    """What a streaming source of all rows holds, with the rows that it was given, and gives in its first batches."""
 
     def act(rows: int) -> Any:
         targets = None
@@ -120,11 +130,12 @@ def streamed(files: dict[int, Path], plan: Plan, match: str | None, hold: bool =
             logits_knc = np.memmap(files[0], np.float16, "r", shape=(SLOTS, rows, CLASSES))
             targets = Targets.of_logits(np.array(logits_knc[:1]) if hold else np.asarray(logits_knc), match)
         shown = (plan, [0.5] * 3, [0.5] * 3, BATCH, 0)
-        source = StreamSource(open_beton(files[rows]), np.arange(rows), *shown, targets=targets)
+        rows_m = np.arange(rows)  # held by the command all the time
+        source = StreamSource(open_beton(files[rows]), rows_m, *shown, targets=targets)
         batches = source.batches(0)
         next(batches)
         batches.close()
-        return source
+        return source, rows_m
 
     return act
 
@@ -142,6 +153,67 @@ def test_a_stream_holds_64_bytes_a_row_at_most(
     plan: Plan, match: str | None, files: dict[int, Path], without_ffcv: None
 ):
     assert bytes_a_row(streamed(files, plan, match)) <= MOST
+
+
+@pytest.mark.parametrize(("number", "count"), [(0, 1), (1, 3)])
+def test_ffcv_is_told_the_order_that_the_batches_have(
+    files: dict[int, Path], without_ffcv: None, number: int, count: int
+):
+    """From any batch of an epoch on, of one process or several; the rows it was given are not copied."""
+    rows_m, part = np.arange(0, FEW, 7), (number, count)
+    source = StreamSource(
+        open_beton(files[FEW]),
+        rows_m,
+        SHIFTS,
+        [0.5] * 3,
+        [0.5] * 3,
+        BATCH,
+        0,
+        weights_n=np.ones(len(rows_m)),
+        part=part,
+    )
+    assert np.shares_memory(source.loader.indices, rows_m)
+    for epoch, start in ((0, 0), (3, 2)):
+        batches = source.batches(epoch, start)
+        next(batches)
+        told_m = source.sample_order(epoch)
+        batches.close()
+        order_n = row_order(len(rows_m), epoch, 0)
+        mine = [order_n[first:end] for first, end in shares(len(rows_m), BATCH, part, start)]
+        assert told_m.dtype == np.uint64 and np.array_equal(told_m, rows_m[np.concatenate(mine)])
+
+
+def test_ffcvs_own_loaders_are_left_as_they_are(files: dict[int, Path], monkeypatch: pytest.MonkeyPatch):
+    """What is put in the place of FFCV's classes is there while ours are made alone, also where that fails; two of ours
+    in one process work one beside the other."""
+    ffcv_loader = toolkit.formats.ffcv_loader
+    theirs = ffcv_loader.ffcv.loader.loader
+
+    def classes() -> set[str]:
+        return {theirs.EpochIterator.__module__, theirs.OSCacheManager.__module__}
+
+    untouched = {"ffcv.loader.epoch_iterator", "ffcv.memory_managers.os_cache"}
+    assert classes() == untouched
+    one, other = (ffcv_loader.open_loader(files[FEW], size) for size in (7000, 9000))
+    assert classes() == untouched and type(one.memory_manager) is type(other.memory_manager) is ffcv_loader._LeanManager
+    with ffcv_loader.one_epoch(one) as ours, ffcv_loader.one_epoch(other) as others:
+        assert classes() == untouched
+        assert [len(batch[0]) for batch in ours] == [7000, 7000, 6000]
+        assert [len(batch[0]) for batch in others] == [9000, 9000, 2000]
+    usual = theirs.Loader(str(files[FEW]), 100, 1, order=theirs.OrderOption.QUASI_RANDOM)
+    assert len(usual.memory_manager.page_to_samples) > 1
+
+    def broken(self: Any, reader: Any) -> None:
+        raise RuntimeError("no table")
+
+    monkeypatch.setattr(ffcv_loader._LeanManager, "__init__", broken)
+    with pytest.raises(RuntimeError, match="no table"):
+        ffcv_loader.open_loader(files[FEW], 100)
+    assert classes() == untouched
+    monkeypatch.setattr(one, "next_traversal_order", lambda: broken(None, None))
+    with pytest.raises(RuntimeError, match="no table"), ffcv_loader.one_epoch(one):
+        pass
+    assert classes() == untouched
 
 
 def test_a_stream_that_held_a_number_a_class_would_be_seen(files: dict[int, Path], without_ffcv: None):
@@ -260,7 +332,7 @@ def test_a_limit_too_small_for_the_data_streams_the_same_batches(digits: Path, m
     with kept_to((1 << 30) + 2 * needed - 1):
         # of so few rows FFCV's buffers would be more than all there is
         monkeypatch.setattr("toolkit.pipeline.sources._BATCHES", 0)
-        monkeypatch.setattr("toolkit.pipeline.sources.STREAM_BYTES", 64)
+        monkeypatch.setattr("toolkit.pipeline.sources.FFCV_BYTES", 0)
         small = fed(digits, "auto")
         with pytest.raises(FailureError, match=r"--source resident.*Use --source stream"):
             fed(digits, "resident")
@@ -274,13 +346,51 @@ def test_a_limit_too_small_for_the_data_streams_the_same_batches(digits: Path, m
 
 
 def test_several_processes_and_jobs_share_the_limit(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("toolkit.core.memory.taken_bytes", lambda: 100)
+    for name in ("core.memory", "pipeline.sweep.command"):
+        monkeypatch.setattr(f"toolkit.{name}.taken_bytes", lambda: 100)
     assert share_of_memory(4) is None and left_bytes(7) > 1 << 60
     with kept_to(1100):
         assert (left_bytes(), left_bytes(2), left_bytes(11), share_of_memory(4)) == (1000, 450, 0, 250)
-        with pytest.raises(UsageError, match="leave nothing for 2000 students"):
-            share_of_memory(2000)
+        said = "1.1 KiB leave 100 bytes to each of 10 at a time, and a process takes 100 bytes before it begins"
+        with pytest.raises(UsageError, match=f"{said}. Give it more, or fewer --jobs"):
+            share_of_memory(10)
     assert share_of_memory(4) is None
+
+
+def test_a_sweep_whose_processes_would_have_too_little_says_so_before_any_begins(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Too little for Python and torch, which is known at once; or for what a run holds, once its subset is there."""
+    workspace = Path(shutil.copytree(digits, tmp_path / "work"))
+    words = ("sweep", "--dataset", "digits", "--frac", 0.3, "--alpha", 0, "--epochs", 1, "-w", workspace, "--jobs", 2)
+    taken = 64 << 20
+    for name in ("core.memory", "pipeline.sweep.command"):
+        monkeypatch.setattr(f"toolkit.{name}.taken_bytes", lambda: taken)
+    refused(kdtool(*words, "--memory-limit", 3 * taken), 2, "--memory-limit", "each of 2", "fewer --jobs")
+    assert not (workspace / "sweeps").exists()
+    least = stream_bytes(433, 128, open_bundle(workspace / "subsets" / "third").data)
+    before = list(workspace.glob("runs/*"))
+    for more, source in ((2 * least - 4, "stream"), (0, "auto"), (0, "resident")):
+        limit = 3 * taken + 2 + more
+        result = kdtool(*words, "--source", source, "--batch-size", 128, "--memory-limit", limit)
+        refused(result, 2, "--memory-limit", "holds", "fewer --jobs")
+    assert list(workspace.glob("runs/*")) == before
+    runs = [Run("key", "student", {}, {}, 1, (), {"auto": 5, "stream": 9})]
+    how = How(Workspace(workspace), "cpu", "float32", False, 1, "auto", None, taken + 5)
+    need_room(runs, how, 2)
+    need_room(runs, replace(how, memory_limit=None), 2)
+    with kept_to(1 << 40), pytest.raises(UsageError, match="student holds 9 bytes beside the 64"):
+        need_room(runs, replace(how, source="stream"), 1)
+
+
+def test_the_commands_that_take_a_limit_are_those_its_help_names():
+    taking = {
+        name: next(one.help or "" for one in command.params if one.name == "memory_limit")
+        for name, command in cli.commands.items()
+        if any(one.name == "memory_limit" for one in command.params)
+    }
+    (help_,) = set(taking.values())
+    assert {word for word in re.findall(r"[a-z-]+", help_.partition(" Of ")[2]) if word in cli.commands} == set(taking)
 
 
 def test_what_is_taken_is_told_by_the_system(tmp_path: Path):
@@ -348,6 +458,34 @@ def test_scores_are_the_same_bits_however_few_rows_are_decoded(encoding: str, mo
     parts = scores_of_views(content, 3, labels_n)
     assert whole.keys() == parts.keys() == {"disagreement"}
     assert np.array_equal(whole["disagreement"], parts["disagreement"])
+
+
+def test_scores_read_each_block_once_where_there_is_room_for_its_views(monkeypatch: pytest.MonkeyPatch):
+    """And no features, which none of them looks at but the first block's, to know whether there are any."""
+    read = Counter[Any]()
+
+    class Counted(Content):
+        def block(self, slot: int, number: int, name: str) -> np.ndarray:
+            read[slot, number, name] += 1
+            return super().block(slot, number, name)
+
+        def features(self, number: int) -> None:
+            read["features", number] += 1
+
+    monkeypatch.setattr(cache_content, "_STORED_BYTES", 40_000)
+    content = Counted(2 * BLOCK_ROWS + 5, Encoding.parse("int8", 7))
+    scores_of_views(content, 3, np.zeros(content.rows, np.int64))
+    assert set(read.values()) == {1} and ("features", 1) not in read
+    monkeypatch.setattr(cache_content, "free_memory_bytes", lambda: 0)
+    scores_of_views(content, 3, np.zeros(content.rows, np.int64))
+    assert max(read.values()) > 2
+
+
+def test_logits_from_outside_are_encoded_once_for_all_of_a_slots_datasets(tmp_path: Path):
+    read, logits_nc = list[int](), np.zeros((5, 7), np.float32)
+    table = SimpleNamespace(name="logits", block=lambda number: read.append(number) or logits_nc)
+    given: Any = _Given(5, Encoding.parse("topk:2", 7), [table], None)
+    assert len(given.encoded(0, 0)) > 1 and read == [0]
 
 
 @pytest.mark.parametrize("method", ["contextual-diversity", "cal", "glister"])

@@ -46,7 +46,7 @@ def _mend(mend: str | None) -> str:
 @opt.example("kdtool ls")
 def ls(as_json: bool, all_runs: bool, **asked: Any) -> None:
     """List the workspace: what each artifact is, came from, takes on disk, and whether it is stale.  Writes nothing."""
-    from toolkit.core.files import size_in_words
+    from toolkit.core.sizes import in_words
     from toolkit.pipeline.listing import ls as run
     from toolkit.report.tables import table
 
@@ -54,13 +54,13 @@ def ls(as_json: bool, all_runs: bool, **asked: Any) -> None:
     found = result["artifacts"]
     runs = [one for one in found if one["kind"] == "run" and not one["stale"]]
     folded = [] if all_runs or len(runs) <= _MOST_RUNS else runs
-    rows = [_cells(one, size_in_words(one["bytes"])) for one in found if one not in folded]
+    rows = [_cells(one, in_words(one["bytes"])) for one in found if one not in folded]
     if folded:
-        size = size_in_words(sum(one["bytes"] for one in folded))
+        size = in_words(sum(one["bytes"] for one in folded))
         rows.append([f"run, {len(folded):,} of them", size, "", "kdtool runs lists them, ls --all too"])
     stale = [f"stale: {one['kind']} {one['name']}: {one['stale']}" for one in found if one["stale"]]
     shown = table(["artifact", "size", "from", "is"], rows) if rows else "nothing yet. Run: kdtool cache-teacher"
-    total = f"{result['workspace']}: {size_in_words(result['bytes'])}, {len(stale)} stale"
+    total = f"{result['workspace']}: {in_words(result['bytes'])}, {len(stale)} stale"
     opt.show(result, as_json, shown, *stale, total)
 
 

@@ -193,8 +193,10 @@ class Alpha(click.ParamType):
 memory_limit = click.option(
     "--memory-limit",
     metavar="SIZE",
-    help="8G, 512MiB: what all processes of this command may take on this machine. Data are held in memory only where "
-    "they fit into half of what is left of it, and what can't be smaller is refused.  [default: what is free]",
+    help="8G, 512MiB: what all processes of this command on this machine may take together: Python, torch and FFCV "
+    "themselves and all that they hold, but not pages of mapped files, nor a GPU's memory. Data are held only where "
+    "they fit into half of what is left of it, and what can't be smaller is refused. Of train-teacher, cache-teacher, "
+    "score, build-subset, distill and sweep.  [default: what is free]",
 )
 
 force = click.option("--force", is_flag=True, help="Make it again even if it is there.")

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.core.errors import FailureError
+from toolkit.core.sizes import in_words
 
 
-def _fsync(path: Path) -> None:
+def on_disk(path: Path) -> None:
+    """Waits until what was written to a file, or which names a folder holds, is on the disk."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -113,9 +115,9 @@ def whole_file(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
         yield temporary
-        _fsync(temporary)
+        on_disk(temporary)
         temporary.replace(path)
-        _fsync(path.parent)
+        on_disk(path.parent)
     except OSError as error:
         raise refused(path, error) from error
     finally:
@@ -134,7 +136,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
-                _fsync(file)
+                on_disk(file)
         before = path.with_name(f".{path.name}.before.{os.getpid()}.tmp")
         if path.exists():
             path.replace(before)  # deleting takes long, and must not come between the old and the new
@@ -144,7 +146,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
             if before.exists():
                 before.replace(path)
             raise
-        _fsync(path.parent)
+        on_disk(path.parent)
         shutil.rmtree(before, ignore_errors=True)
     except OSError as error:
         raise refused(path, error) from error
@@ -169,8 +171,8 @@ def need_space(path: Path, size_bytes: int) -> None:
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < size_bytes:
         raise FailureError(
-            f"{_shown(path)}: needs {size_bytes / 1e6:,.1f} MB, but {_shown(folder)} has {free_bytes / 1e6:,.1f} MB "
-            "free. Free some space or choose another --workspace"
+            f"{_shown(path)}: needs {in_words(size_bytes)}, but {_shown(folder)} has {in_words(free_bytes)} free. "
+            "Free some space or choose another --workspace"
         )
 
 
@@ -190,12 +192,3 @@ def read_json(path: Path, made_by: str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise FailureError(f"{path}: expected a JSON object, found {type(record).__name__}. Run: {made_by}")
     return record
-
-
-def size_in_words(count: float) -> str:
-    """Bytes: 512 B, 1.2 MB, 3.4 GB; in powers of 1,000."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:,.1f} GB"

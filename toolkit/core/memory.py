@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar, cast
 
 from toolkit.core.errors import FailureError, UsageError
+from toolkit.core.sizes import in_words
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,15 +38,6 @@ def size_bytes(size: str | int) -> int:
     if value < 1:
         raise UsageError(f"--memory-limit {size}: must be above 0. Give it as 8G, 512MiB or 2000MB")
     return value
-
-
-def in_words(count_bytes: float) -> str:
-    """Such as 1.5 GiB."""
-    for unit in ("bytes", "KiB", "MiB"):
-        if abs(count_bytes) < 1024:
-            return f"{count_bytes:.0f} {unit}" if unit == "bytes" else f"{count_bytes:.1f} {unit}"
-        count_bytes /= 1024
-    return f"{count_bytes:.1f} GiB"
 
 
 def taken_bytes(status: Path = STATUS) -> int:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 COLUMNS = 8192  # of a tile: with 256 rows 8 MiB in float32, which stays in the cache of a CPU while it is searched
 SPARE = 6  # candidates beyond k, so that rounding seldom reaches past the last of them
 HELD_BYTES = 2**30  # features up to this size are converted to float32 once, larger ones tile by tile
+_SHARE = 0.25  # of what --memory-limit leaves, at most
 
 
 def nearest(
@@ -64,7 +65,7 @@ class _Rows:
 
         self.device = torch.device(device)
         self.features_nd = features_nd
-        most = min(HELD_BYTES, left_bytes() // 4) if self.device.type == "cpu" else HELD_BYTES
+        most = min(HELD_BYTES, int(_SHARE * left_bytes())) if self.device.type == "cpu" else HELD_BYTES
         held = features_nd.shape[0] * features_nd.shape[1] * 4 <= most
         self.held_nd = self._send(features_nd) if held else None
         total_d = torch.zeros(features_nd.shape[1], dtype=torch.float64, device=self.device)

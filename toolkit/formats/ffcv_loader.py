@@ -8,6 +8,7 @@ Shapes: m chosen rows, b batch.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,14 +58,28 @@ class _LeanManager(OSCacheManager):
         reader.alloc_table = None
 
 
-# what a Loader makes; it takes no other as an argument
-ffcv.loader.loader.EpochIterator, ffcv.loader.loader.OSCacheManager = _ToldEpoch, _LeanManager
+_ours_alone = threading.Lock()
+
+
+@contextmanager
+def _instead(name: str, ours: type) -> Iterator[None]:
+    """Within the block a Loader makes `ours` where FFCV says `name`: it takes no other as an argument. Other loaders of
+    this process are FFCV's own."""
+    with _ours_alone:
+        theirs = getattr(ffcv.loader.loader, name)
+        setattr(ffcv.loader.loader, name, ours)
+        try:
+            yield
+        finally:
+            setattr(ffcv.loader.loader, name, theirs)
+
 
 ORDERS = {"sequential": OrderOption.SEQUENTIAL, "random": OrderOption.RANDOM}
 
 
 def checked_rows(rows_m: np.ndarray, available: int) -> np.ndarray:
-    """`rows_m` as FFCV needs them, uint64. Raises UsageError unless they are sorted, unique, in range and integers."""
+    """`rows_m` as FFCV needs them, uint64: of int64 the same memory. Raises UsageError unless they are sorted, unique,
+    in range and integers."""
     rows_m = np.asarray(rows_m)
     if rows_m.dtype.kind not in "iu" or rows_m.ndim != 1 or len(rows_m) == 0:
         raise UsageError(f"rows must be a list of row numbers, got {rows_m.dtype} of shape {rows_m.shape}")
@@ -72,7 +87,7 @@ def checked_rows(rows_m: np.ndarray, available: int) -> np.ndarray:
         raise UsageError("rows must be in increasing order and each named once")
     if rows_m[0] < 0 or rows_m[-1] >= available:
         raise UsageError(f"rows must lie between 0 and {available - 1}, got {rows_m[0]} to {rows_m[-1]}")
-    return rows_m.astype(np.uint64, copy=False)
+    return rows_m.view(np.uint64) if rows_m.dtype == np.int64 else rows_m.astype(np.uint64, copy=False)
 
 
 def open_loader(
@@ -94,7 +109,7 @@ def open_loader(
         raise unknown_name("order", order, list(ORDERS))
     available = len(open_beton(path))
     rows_m = checked_rows(np.arange(available, dtype=np.uint64) if rows_m is None else rows_m, available)
-    with torch_threads_kept():
+    with torch_threads_kept(), _instead("OSCacheManager", _LeanManager):
         loader = Loader(
             str(path),
             batch_size=batch_size,
@@ -130,7 +145,7 @@ def one_epoch(loader: Any, pinned: bool = False) -> Iterator[Iterator[tuple[Tens
 
     Raises FailureError where FFCV's thread dies, for which its own iterator would wait for ever.
     """
-    with torch_threads_kept():
+    with torch_threads_kept(), _instead("EpochIterator", _ToldEpoch):
         epoch = iter(loader)
     try:
         yield (tuple(own(tensor, pinned) for tensor in batch) for batch in epoch)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from toolkit.core.device import free_memory_bytes
+from toolkit.core.memory import left_bytes
 from toolkit.formats.blocks import BLOCK_ROWS
 from toolkit.formats.cache import CacheRecord
 from toolkit.formats.cache_writing import CacheWriter, new_cache
@@ -21,7 +23,8 @@ from toolkit.formats.encodings import Arrays, Encoding, FullLogits
 from toolkit.scores import SCORES, compute_scores, possible_scores
 from toolkit.scores.from_pass import PassArrays
 
-_STORED_BYTES = 1 << 28  # of all views of some rows, as they are stored
+_STORED_BYTES = 1 << 28  # of all views of some rows, as they are stored; more where there is room
+_STORED_SHARE = 0.25  # of what is free
 _DECODED_BYTES = 1 << 24  # of all views of fewer, as scores are computed from them
 
 
@@ -125,13 +128,15 @@ def _by_blocks(
     stored: Callable[[int, int], Arrays],
 ) -> dict[str, np.ndarray]:
     """A few rows of all views at a time, so that neither rows nor views nor classes decide what is held. `stored` gives
-    a slot's block."""
+    a slot's block, read once where all views of a block fit into what may be held, and else once for each part."""
     possible = possible_scores(max(SCORES[name].needs_views for name in names), content.features(0) is not None)
     found = {name: np.empty(content.rows, dtype=np.float32) for name in names if name in possible}
+    look = any(SCORES[name].needs_features for name in found)
+    room = int(_STORED_SHARE * min(free_memory_bytes(), left_bytes()))
     for number in content.numbers:
-        start, features_bd = number * BLOCK_ROWS, content.features(number)
+        start, features_bd = number * BLOCK_ROWS, content.features(number) if look else None
         rows = min(BLOCK_ROWS, content.rows - start)
-        for some in _parts(0, rows, slots * encoding.bytes_per_view, _STORED_BYTES):
+        for some in _parts(0, rows, slots * encoding.bytes_per_view, max(_STORED_BYTES, room)):
             views = [_rows_of(stored(slot, number), some) for slot in range(slots)]
             for few in _parts(some.start, some.stop, slots * encoding.classes * 8, _DECODED_BYTES):
                 at = slice(few.start - some.start, few.stop - some.start)

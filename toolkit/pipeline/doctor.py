@@ -15,7 +15,7 @@ from toolkit.core import defaults
 from toolkit.core.asked import Place, as_path
 from toolkit.core.device import available_cpus, cpu_bfloat16, free_memory_bytes, resolve_precision
 from toolkit.core.errors import FailureError
-from toolkit.core.files import size_in_words
+from toolkit.core.sizes import in_words
 from toolkit.core.versions import __version__
 from toolkit.formats.workspace import Workspace
 
@@ -115,7 +115,7 @@ def _devices(workspace: Workspace, data_dir: Path | None) -> Iterator[Check]:
     yield Check(
         "memory",
         NOTE if little else OK,
-        f"{size_in_words(memory)} free",
+        f"{in_words(memory)} free",
         "Use --source stream and a smaller --batch-size" if little else None,
     )
     if not torch.cuda.is_available():
@@ -125,7 +125,7 @@ def _devices(workspace: Workspace, data_dir: Path | None) -> Iterator[Check]:
         device = torch.device("cuda", index)
         about = torch.cuda.get_device_properties(device)
         precision = resolve_precision("auto", device)
-        yield Check(f"GPU {index}", OK, f"{about.name}, {size_in_words(about.total_memory)}: computes in {precision}")
+        yield Check(f"GPU {index}", OK, f"{about.name}, {in_words(about.total_memory)}: computes in {precision}")
 
 
 def _data_sets(workspace: Workspace, data_dir: Path | None) -> Iterator[Check]:
@@ -152,7 +152,7 @@ def _disk(workspace: Workspace, data_dir: Path | None) -> Iterator[Check]:
     yield Check(
         "disk",
         NOTE if little else OK,
-        f"{size_in_words(free)} free at {folder}",
+        f"{in_words(free)} free at {folder}",
         "Free some, or use another --workspace" if little else None,
     )
 

@@ -57,7 +57,11 @@ class _Given(CacheContent):
     given_features: GivenTable | None
 
     def block(self, slot: int, number: int, name: str) -> np.ndarray:
-        return _encode(self.encoding, self.slots[slot], self.slots[slot].block(number))[name]
+        return self.encoded(slot, number)[name]
+
+    def encoded(self, slot: int, number: int) -> dict[str, np.ndarray]:
+        """Read and encoded once, for all of a slot's datasets."""
+        return _encode(self.encoding, self.slots[slot], self.slots[slot].block(number))
 
     def write_slot(self, out: CacheWriter, slot: int) -> None:
         """Each block is encoded once: its first array is written at once, the others are held, as they are smaller."""

@@ -25,9 +25,12 @@ from toolkit.training.targets import Targets
 from toolkit.views.plan import Plan
 
 SOURCES = ("auto", "resident", "stream")
-STREAM_BYTES = 256  # a row: of our own arrays 64 at most, the others are FFCV's
+OWN_BYTES = 64  # a row: of our own arrays, at most
+FFCV_BYTES = 192  # a row: of its records, tables and orders
 _BATCHES = 12  # read, decoded and drawn ahead of the step, or in it
-_SHARE = 0.5  # of what is free: frames are held twice while their border is drawn, and the network needs its own
+_CHANNELS = 3  # of a byte each
+_COPIES = 2  # of what a resident source holds: frames are held twice while their border is drawn
+_SHARE = 1 / _COPIES  # of what is free
 
 
 def open_source(
@@ -59,10 +62,11 @@ def open_source(
     parts_fit(len(indices_m), batch_size, compute.processes)
     sharing = compute.processes.local_count
     if kind == "stream":
-        held = len(indices_m) * STREAM_BYTES + _BATCHES * batch_size * data.plan.height * data.plan.width * 3
+        held = stream_bytes(len(indices_m), batch_size, data)
         need(held, f"streaming {len(indices_m):,} rows", "Give it more", sharing)
         return StreamSource(images, indices_m, *common, workers=compute.threads, weights_n=weights_m, part=part)
-    need(2 * needed, f"--source resident, of {len(indices_m):,} rows,", "Use --source stream, or give it more", sharing)
+    what = f"--source resident, of {len(indices_m):,} rows,"
+    need(_COPIES * needed, what, "Use --source stream, or give it more", sharing)
     views = ViewReader(images, data.plan, batch_size, compute.device, compute.threads)
     records = images.records_n[indices_m]
     labels_m, rows_m = records["label"], records["row"]
@@ -107,7 +111,18 @@ def resident_bytes(rows: int, data: DataRecord, targets: Targets | None) -> int:
     """What the resident source holds: frames with their border, and targets."""
     border = 2 * (data.plan.padding or 0)
     pixels = (data.plan.height + border) * (data.plan.width + border)
-    return rows * pixels * 3 + (targets.bytes if targets is not None else 0)
+    return rows * pixels * _CHANNELS + (targets.bytes if targets is not None else 0)
+
+
+def stream_bytes(rows: int, batch_size: int, data: DataRecord) -> int:
+    """What the streaming source holds: tables of its rows, and batches."""
+    return rows * (OWN_BYTES + FFCV_BYTES) + _BATCHES * batch_size * data.plan.height * data.plan.width * _CHANNELS
+
+
+def least_bytes(rows: int, batch_size: int, data: DataRecord, targets: Targets | None) -> dict[str, int]:
+    """What `open_source` needs at least for each kind of source."""
+    resident, stream = _COPIES * resident_bytes(rows, data, targets), stream_bytes(rows, batch_size, data)
+    return {"auto": min(resident, stream) if data.plan.finite else stream, "resident": resident, "stream": stream}
 
 
 def _own_bytes(place: torch.device, compute: Compute) -> int:

@@ -34,6 +34,7 @@ from toolkit.selection.methods import METHODS
 from toolkit.selection.pool import How, Picked, Pool
 from toolkit.subset.cut import adds_to, cut_bundle, cut_targets
 
+_COPIES = 2  # of all rows' features or logits in float32: as they are read, and as the method works on them
 _Choose = Callable[[], tuple[Picked, SubsetRecord]]
 
 
@@ -258,7 +259,11 @@ def _need_memory(known: Known, record: SubsetRecord) -> None:
         return
     pool, needs = known.pool, METHODS[record.method].needs
     tables = {"features": pool.features_nd, "logits": pool.logits_nc}
-    held = sum(2 * 4 * len(pool) * table.shape[1] for name, table in tables.items() if name in needs)
+    held = sum(
+        _COPIES * np.dtype(np.float32).itemsize * len(pool) * table.shape[1]
+        for name, table in tables.items()
+        if name in needs
+    )
     need(
         held, f"--no-balance --method {record.method} on {len(pool):,} rows", "Leave --no-balance out, or give it more"
     )

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from toolkit.core.errors import FailureError
-from toolkit.core.files import refused
+from toolkit.core.files import on_disk, refused
 from toolkit.core.processes import Processes
 
-HELD_BYTES = 1 << 26  # on the device, of all rows; more of them go to disk
-_ROWS_AT_A_TIME = 8192
+HELD_BYTES = 1 << 26  # on the device, of all rows; what takes more goes to disk
 
 
 class Held:
@@ -29,6 +28,8 @@ class Held:
     def __init__(self, rows: int, classes: int, device: torch.device, processes: Processes) -> None:
         self._processes = processes
         self._log_nc = self._all_nc = torch.full((rows, classes), torch.nan, device=device)
+        if processes.count > 1:
+            self._all_nc = self._log_nc.clone()
 
     def scratch(self, columns: int) -> Tensor:
         """(n, columns) float32 of NaN on the device."""
@@ -40,27 +41,32 @@ class Held:
     def now(self, at_b: Tensor, log_p_bc: Tensor) -> None:
         self._log_nc[at_b] = log_p_bc
 
-    def gather(self, mine_n1: Tensor, seen_n1: Tensor) -> None:
-        """Takes in what other processes saw: `mine_n1` are this one's rows, `seen_n1` those of all."""
-        log_nc = self._processes.sum_(torch.where(mine_n1, self._log_nc, 0.0))
-        self._all_nc = torch.where(seen_n1, log_nc, self._log_nc)
+    def gather(self, block: slice, mine_b1: Tensor, seen_b1: Tensor) -> None:
+        """Takes in what other processes saw of a block of rows in the epoch under way: `mine_b1` are this one's, and
+        `seen_b1` those of all. All call it; again and again, it gives the same."""
+        log_bc = self._processes.sum_(torch.where(mine_b1, self._log_nc[block], 0.0))
+        self._all_nc[block] = torch.where(seen_b1, log_bc, self._log_nc[block])
 
     def end_epoch(self) -> None:
         if self._processes.count > 1:
             self._log_nc.copy_(self._all_nc)
 
     def state(self) -> Tensor:
-        return self._log_nc if self._processes.count == 1 else self._all_nc
+        return self._all_nc
 
-    def load_state(self, saved: Any, epochs: int) -> None:
+    def load_state(self, saved: Any, epochs: int, within: bool) -> None:
         self._log_nc.copy_(saved)
+        self._all_nc.copy_(saved)
 
 
 class Spilled:
     """The same in `folder`, a file an epoch: (n, c) float32, mapped. That of the epoch under way is written beside the
-    last, so that a resumed training finds what its checkpoint was made beside; of one long gone the file is deleted.
+    last.
 
-    Each of several processes has files of its own. Raises FailureError where the disk has no room.
+    Each of several processes has files of its own, which hold what all saw, once gathered. What a checkpoint was made
+    beside is there as long as it is the last one: its files are on the disk before it is (`state`), the epoch before is
+    deleted after it (`_begun`), and what is written into the epoch under way meanwhile is of rows that the checkpoint
+    has not seen, or the same once more. Raises FailureError where the disk has no room.
     """
 
     def __init__(self, rows: int, classes: int, device: torch.device, processes: Processes, folder: Path, key: str):
@@ -78,33 +84,34 @@ class Spilled:
         self._begun()[at_b.cpu()] = log_p_bc.cpu()
 
     def _begun(self) -> Tensor:
-        """The epoch under way. With its first batch the checkpoint of the epoch before is there: what came before that
-        is done with."""
+        """The epoch under way: asked for once a row of it was seen, when the checkpoint of the epoch before is there,
+        and so what came before that is done with."""
         if self._now_nc is None:
-            for path, epoch in self._files():
+            for path, epoch in list(self._files()):
                 if epoch < self._epochs:
                     path.unlink()
             self._now_nc = self._open(self._epochs + 1, new=True)
         return self._now_nc
 
-    def gather(self, mine_n1: Tensor, seen_n1: Tensor) -> None:
-        """As of Held. A block of rows at a time: what all saw is written in the place of what only this one did."""
-        now_nc = self._begun()
-        for start in range(0, self._shape[0], _ROWS_AT_A_TIME):
-            block = slice(start, start + _ROWS_AT_A_TIME)
-            mine_b1 = mine_n1[block].to(self._device)
-            log_bc = self._processes.sum_(torch.where(mine_b1, now_nc[block].to(self._device), 0.0))
-            now_nc[block] = log_bc.cpu()
+    def gather(self, block: slice, mine_b1: Tensor, seen_b1: Tensor) -> None:
+        """As of Held: what all saw is written in the place of what only this one did."""
+        now_bc = self._begun()[block]
+        now_bc.copy_(self._processes.sum_(torch.where(mine_b1, now_bc.to(self._device), 0.0)))
 
     def end_epoch(self) -> None:
         self._epochs, self._before_nc, self._now_nc = self._epochs + 1, self._now_nc, None
 
     def state(self) -> None:
-        """It stays where it is, but must be there when the checkpoint is."""
-        with self._path(self._epochs + (self._now_nc is not None)).open("rb") as file:
-            os.fsync(file.fileno())
+        """It stays where it is, but must be there when the checkpoint is: in every process."""
+        path = self._path(self._epochs + (self._now_nc is not None))
+        if path.is_file():
+            on_disk(path)
+            on_disk(self._folder)
+        self._processes.barrier()
 
-    def load_state(self, saved: Any, epochs: int) -> None:
+    def load_state(self, saved: Any, epochs: int, within: bool) -> None:
+        """Goes on beside a checkpoint after `epochs`, or `within` the one that follows: else that one is begun anew, in
+        whatever state its file was left."""
         if saved is not None:
             raise FailureError(
                 f"{self._folder}: dynamics of an earlier kdtool, which held what this one keeps on disk. "
@@ -112,8 +119,7 @@ class Spilled:
             )
         self._epochs = epochs
         self._before_nc = self._open(epochs, new=False) if epochs else None
-        under_way = self._path(epochs + 1)
-        self._now_nc = self._open(epochs + 1, new=False) if under_way.is_file() else None
+        self._now_nc = self._open(epochs + 1, new=False) if within else None
 
     def _path(self, epoch: int) -> Path:
         return self._folder / f"{self._key}{epoch:05d}.log-probabilities"

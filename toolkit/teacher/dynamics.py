@@ -52,8 +52,9 @@ class Recorder:
     """Watches one training, `observe` batch by batch, and keeps each epoch as a part that survives a kill.
 
     All stays on the device until the epoch ends, (n, c) and (n, 6) float32: the former is part of each checkpoint, and
-    the latter of one within an epoch. Where the former would take more than HELD_BYTES it lies on disk, for which the
-    host waits at every batch (see before.py). Of several processes each sees its own rows: they are put together then.
+    the latter of one within an epoch. Where both together would take more than HELD_BYTES they lie on disk (where the
+    device is a GPU the former alone), for which the host waits at every batch (see before.py). Of several processes
+    each sees its own rows: they are put together then, a block at a time.
     `rows_n` are the rows trained on, increasing. Under bfloat16 the logits that training sees keep three digits: the
     last layer is computed again in float32 from its input, where a linear layer makes the logits (`exact`; not of
     compiled networks, whose inner layers can't be listened to).
@@ -82,10 +83,11 @@ class Recorder:
             self._rows_n = torch.from_numpy(np.asarray(rows_n, dtype=np.int64)).to(device)
         how = (len(rows_n), classes, device, processes)
         self._log_p: Held | Spilled = Held(*how)
-        if 4 * len(rows_n) * classes > HELD_BYTES:
+        if 4 * len(rows_n) * (classes + len(SERIES)) > HELD_BYTES:
             processes.first_only(parts.begin)
             self._log_p = Spilled(*how, parts.folder, f"seed-{seed_index}")
         self._seen_n6 = self._log_p.scratch(len(SERIES))
+        self._all_n6 = self._seen_n6 if processes.count == 1 else self._log_p.scratch(len(SERIES))
         self._head, self._read = head_of(model) if exact else None, list[Tensor]()
         self._epochs = 0
         if self._head is not None:
@@ -130,13 +132,17 @@ class Recorder:
     def _of_all(self) -> Tensor:
         """What all processes have seen of this epoch, NaN where it is still to come: (n, 6). Their log-probabilities
         are put together too."""
-        if self._processes.count == 1:
-            return self._seen_n6
-        mine_n1 = ~self._seen_n6[:, :1].isnan()  # `correct` is a number wherever a row was seen
-        seen_n1 = self._processes.sum_(mine_n1.float()) > 0
-        seen_n6 = self._processes.sum_(torch.where(mine_n1, self._seen_n6, 0.0))
-        self._log_p.gather(mine_n1, seen_n1)
-        return torch.where(seen_n1, seen_n6, torch.nan)
+        for start, stop in block_bounds(self._rows) if self._processes.count > 1 else []:
+            block = slice(start, stop)
+            mine_b1 = ~self._seen_n6[block, :1].isnan()  # `correct` is a number wherever a row was seen
+            seen_b1 = self._processes.sum_(mine_b1.float()) > 0
+            if not bool(seen_b1.any()):  # between two epochs
+                self._all_n6[block] = torch.nan
+                continue
+            seen_b6 = self._processes.sum_(torch.where(mine_b1, self._seen_n6[block], 0.0))
+            self._all_n6[block] = torch.where(seen_b1, seen_b6, torch.nan)
+            self._log_p.gather(block, mine_b1, seen_b1)
+        return self._all_n6
 
     def state(self) -> dict[str, Any]:
         """Of several processes all must ask for it."""
@@ -154,7 +160,7 @@ class Recorder:
                 "Pass --no-dynamics, without --seeds and --snapshots, to finish it so, or --force to start it again"
             )
         self._epochs = epochs
-        self._log_p.load_state(state["log_before"], epochs)
+        self._log_p.load_state(state["log_before"], epochs, within="seen" in state)
         if "seen" in state and self._processes.first:  # once: the others' will be added to it
             self._seen_n6.copy_(state["seen"])
 

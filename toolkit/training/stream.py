@@ -76,7 +76,8 @@ class StreamSource:
         self._std_c = torch.tensor(std, dtype=dtype, device=device)
         self._targets = TargetReader(targets, dtype) if targets is not None else None
         self._weights_n = weights_of(weights_n, len(indices_n), dtype)
-        self._next_epoch, self._begun, self._start = 0, 0, 0
+        self._next_epoch, self._begun = 0, 0
+        self._order_n, self._start = np.empty(0, dtype=np.int32), 0  # of the epoch under way
         self._boxes_n5 = None  # of every row of the file: FFCV's decoder looks them up
         decoder = None
         if plan.finite:
@@ -101,13 +102,14 @@ class StreamSource:
         return -(-len(self) // self.batch_size)
 
     def sample_order(self, epoch: int) -> np.ndarray:
-        """FFCV asks for the order of `epoch`: positions in the file, uint64, of this process's rows from the batch on
-        that the epoch is begun at."""
-        order_n = self._order(epoch)
-        return self._indices_n[np.concatenate([order_n[first:end] for first, end in self._shares(self._start)])]
-
-    def _order(self, epoch: int) -> np.ndarray:
-        return self.showing.order(epoch).astype(smallest_index(len(self)))
+        """FFCV asks for the order of the epoch under way: positions in the file, uint64, of this process's rows from
+        the batch on that it was begun at."""
+        mine = self._shares(self._start)
+        positions_m, at = np.empty(sum(end - first for first, end in mine), dtype=np.uint64), 0
+        for first, end in mine:
+            positions_m[at : at + end - first] = self._indices_n[self._order_n[first:end]]
+            at += end - first
+        return positions_m
 
     def _shares(self, start: int) -> list[tuple[int, int]]:
         return list(shares(len(self), self.batch_size, self._part, start))
@@ -128,7 +130,7 @@ class StreamSource:
                 block = slice(row, row + _BOXES_AT_A_TIME)
                 self._boxes_n5[self._indices_n[block]] = self.showing.shown(epoch, block)
         self.loader.next_epoch, self._start = epoch, start
-        order_n = self._order(epoch)
+        self._order_n = order_n = self.showing.order(epoch).astype(smallest_index(len(self)))
         at = [order_n[first:end] for first, end in self._shares(start)]
         with (
             one_epoch(self.loader, pinned=self._device.type == "cuda") as given,

@@ -13,8 +13,9 @@ from toolkit.core.device import available_cpus
 from toolkit.core.errors import UsageError
 from toolkit.core.interrupts import Stopped
 from toolkit.core.locks import only_writer
-from toolkit.core.memory import in_words, left_bytes, limit, within_memory
+from toolkit.core.memory import left_bytes, limit, taken_bytes, within_memory
 from toolkit.core.progress import Progress, Tick, silent
+from toolkit.core.sizes import in_words
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.runtime import compute_on
 from toolkit.pipeline.sources import check_source
@@ -28,6 +29,8 @@ from toolkit.pipeline.sweep.worker import Done, Failed, How
 
 T = TypeVar("T")
 _Some: TypeAlias = T | Sequence[T] | None  # of an axis: one value, or several
+
+_PROCESS_BYTES = 1 << 28  # Python and torch: 290 MiB on the CPU, FFCV comes to it
 
 
 @within_memory
@@ -177,6 +180,7 @@ def run_sweep(
         if course.table.kept:
             on_note(f"{path}: cells asked for earlier that stay in it: {len(course.table.kept)}")
         remaining = course.begin(workspace, prepared)
+        need_room(remaining, how, jobs)
         with progress("sweep", sum(map(course.to_show, remaining)), "img") as tick:
             course.tick = tick
             stopped = train_all(remaining, how, jobs, course.images, course.end) if remaining else 0
@@ -222,14 +226,37 @@ def _shared_out(asked: Sweep, jobs: int | None, threads: int | None) -> tuple[in
 
 def share_of_memory(jobs: int) -> int | None:
     """What --memory-limit leaves each of so many processes, after this one has had its own. Raises UsageError where
-    that is nothing."""
-    most = limit()
-    if most is None:
+    none could begin with that."""
+    if limit() is None:
         return None
-    share = left_bytes() // jobs
-    if share < 1:
-        raise UsageError(f"--memory-limit: {in_words(most)} leave nothing for {jobs} students. Give it more")
+    share, taken = left_bytes() // jobs, _taken_before()
+    if share <= taken:
+        raise _too_small(share, jobs, f"a process takes {in_words(taken)} before it begins")
     return share
+
+
+def need_room(runs: list[Run], how: How, jobs: int) -> None:
+    """Raises UsageError where what --memory-limit leaves each process is too little for what a run holds at least."""
+    if how.memory_limit is None:
+        return
+    for run in runs:
+        held, taken = run.least_bytes[how.source], _taken_before()
+        if taken + held > how.memory_limit:
+            what = f"{run.name} holds {in_words(held)} beside the {in_words(taken)} of a process"
+            raise _too_small(how.memory_limit, jobs, what)
+
+
+def _taken_before() -> int:
+    """What a process of the sweep takes before it trains: as this one, which may hold more by now."""
+    return min(taken_bytes(), _PROCESS_BYTES)
+
+
+def _too_small(share: int, jobs: int, what: str) -> UsageError:
+    fewer = ", or fewer --jobs" if jobs > 1 else ""
+    return UsageError(
+        f"--memory-limit: {in_words(limit() or 0)} leave {in_words(share)} to each of {jobs} at a time, and {what}. "
+        f"Give it more{fewer}"
+    )
 
 
 @dataclass

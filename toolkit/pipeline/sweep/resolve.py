@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from toolkit.pipeline.alpha_search import images_of
 from toolkit.pipeline.knowledge import Knowledge, load_knowledge
 from toolkit.pipeline.run_folder import SEARCH, earlier_result
 from toolkit.pipeline.runtime import Compute
+from toolkit.pipeline.sources import least_bytes
 from toolkit.pipeline.student_request import open_student_request
 from toolkit.pipeline.sweep.request import Cell, Sweep
 from toolkit.training.run import CHECKPOINT, differing
@@ -26,7 +27,7 @@ from toolkit.training.run import CHECKPOINT, differing
 @dataclass(frozen=True)
 class Run:
     """One student to train, and all the cells that it is. `key` is of its `settings`; `asked` are distill's keywords,
-    `name` its default name, and `images` how many it is shown."""
+    `name` its default name, `images` how many it is shown, and `least_bytes` what it holds at least, by its source."""
 
     key: str
     name: str
@@ -34,6 +35,7 @@ class Run:
     asked: dict[str, Any]
     images: int
     cells: tuple[Cell, ...]
+    least_bytes: dict[str, int] = field(default_factory=dict)
 
 
 def key_of(settings: dict[str, Any]) -> str:
@@ -64,8 +66,10 @@ def resolve(
             unfit[cell] = str(error)
             continue
         key = key_of(request.settings)
-        others = found[key].cells if key in found else ()
-        found[key] = Run(key, request.name, request.settings, keywords, images_of(request), (*others, cell))
+        cells = (*(found[key].cells if key in found else ()), cell)
+        rows, data, knowledge = request.bundle.record.rows, request.bundle.data, request.knowledge
+        least = least_bytes(rows, request.recipe.batch_size, data, knowledge.targets if knowledge else None)
+        found[key] = Run(key, request.name, request.settings, keywords, images_of(request), cells, least)
     return list(found.values()), unfit
 
 
