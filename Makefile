@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN = $(VENV)/bin/
 export PYTHON
 
-.PHONY: help setup ffcv-wheel demo test test-all lint bench bench-live bench-students bench-gpu bench-scale paper paper-full
+.PHONY: help setup ffcv-wheel demo test test-all lint docs bench bench-live bench-students bench-gpu bench-scale paper paper-full
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | awk -F: '{printf "make %-14s %s\n", $$1, $$2}'
@@ -29,6 +29,11 @@ lint: setup ## ruff and mypy
 	@$(RUN)ruff check .
 	@$(RUN)ruff format --check .
 	@$(RUN)mypy
+
+docs: setup ## the documentation as a site in site/, its command reference made anew; open site/index.html
+	@$(RUN)python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	@$(RUN)python -m scripts.command_reference --write
+	@NO_MKDOCS_2_WARNING=1 $(RUN)python -m mkdocs build --strict --quiet
 
 bench: setup ## start-up, each stage and each method of selection beside its bound; results go to benchmarks/results
 	@$(RUN)python -m benchmarks.startup --save
