@@ -39,10 +39,12 @@ _BLOCK = re.compile(
 )
 _SMALL = re.compile(r"<!-- make test: (?:(\d+) images of each split)?,? *(.*?) -->\n")
 # accuracies, losses, rates and times: decimals that are no part of a name, and what has their units
+_DECIMAL = r"[+-]?\d+\.\d\d+"
 _VARIES = re.compile(
-    r"(?<![-\w.≈])[+-]?(?:\d+\.\d\d+|\d[\d,]*(?:\.\d+)?(?= (?:img/s|s|minutes?|MB/s)\b)|\d+\.\d+(?= %))"
+    rf"(?<![-\w.])(?:{_DECIMAL}(?: ± {_DECIMAL}| \[{_DECIMAL}, {_DECIMAL}\])?"
+    r"|\d[\d,]*(?:\.\d+)?(?= (?:img/s|MB/s|kB|s|minutes?|hours?)\b)|\d+\.\d+(?= %))"
 )
-_NUMBER = r"[+-]?[\d,]*\.?\d+"
+_NUMBER = r"[+-]?[\d,]*\.?\d+(?: ± [\d.]+| \[[+-]?[\d.]+, [+-]?[\d.]+\])?"
 
 
 @dataclass(frozen=True)
@@ -113,12 +115,21 @@ def kdtool_words(command: str) -> list[str] | None:
 
 
 def marked(output: str) -> str:
-    """An output with ≈ before each number that varies; where there is room, columns stay as they were."""
+    """An output with ≈ before each number that varies. A table's columns stay as wide as they were, where they can."""
+    return "\n".join(
+        "|".join(map(_marked_cell, line.split("|"))) if line.startswith("|") else _marked(line)
+        for line in output.split("\n")
+    )
 
-    def mark(found: re.Match[str]) -> str:
-        return ("\b≈" if output[: found.start()].endswith("  ") else "≈") + found[0]
 
-    return _VARIES.sub(mark, output).replace(" \b", "")
+def _marked(text: str) -> str:
+    return _VARIES.sub(lambda found: f"≈{found[0]}", text)
+
+
+def _marked_cell(cell: str) -> str:
+    shown = _marked(cell)
+    room = len(shown) - len(shown.lstrip(" "))
+    return shown[min(room, len(shown) - len(cell)) :]
 
 
 def agrees(shown: str, printed: str) -> bool:

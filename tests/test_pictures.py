@@ -1,5 +1,5 @@
 """Image folders end to end: teacher and student are shown the same pixels, bit for bit, on JPEG; the commands of
-benchmarks/pictures/README.md, on real pictures, by two processes; and docs/imagenet.md, as far as it can be tried."""
+benchmarks/pictures/README.md, on real pictures, by two processes; and the tables of docs/imagenet.md."""
 
 from __future__ import annotations
 
@@ -17,17 +17,13 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
-from torch.distributed.run import get_args_parser as torchrun_parser
 
 from benchmarks import imagenet
 from tests.conftest import made
 from tests.test_laws import everything_in, same
-from toolkit.cli import cli
-from toolkit.core.recipes import resolve_recipe
 from toolkit.formats.bundle import open_bundle
 from toolkit.formats.dataset import PackedData, open_packed
 from toolkit.formats.views_of import ViewReader
-from toolkit.models.pretrained import build_network, pretrained_teacher
 from toolkit.pipeline.knowledge import load_knowledge
 from toolkit.pipeline.runtime import compute_on
 from toolkit.pipeline.sources import open_source
@@ -166,34 +162,6 @@ def test_the_documented_commands_run_on_real_pictures_by_two_processes(tmp_path:
 
 
 # The page on ImageNet
-
-
-PAGE = [words for words in commands(ROOT / "docs" / "imagenet.md") if words[0] != "export"]
-
-
-@pytest.mark.parametrize("words", PAGE, ids=lambda words: " ".join(words)[:60])
-def test_every_command_of_the_page_parses_and_names_what_is_there(
-    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    if words[0] == "torchrun":
-        end = words.index("toolkit")
-        told = torchrun_parser().parse_args(words[1 : end + 1])
-        assert told.module and told.nproc_per_node == "8"
-        words = ["kdtool", *words[end + 1 :]]
-    if words[0] == "python":
-        assert words[1:3] == ["-m", "benchmarks.imagenet"]
-        monkeypatch.setattr("sys.argv", words[2:])
-        imagenet.main()
-        assert "hours, 8 GPUs and 64 cores" in capsys.readouterr().out
-        return
-    assert words[0] == "kdtool"
-    command = cli.commands[words[1]]
-    asked = command.make_context(words[1], words[2:]).params
-    if "recipe" in asked:
-        resolve_recipe(asked["recipe"])
-        assert build_network(asked["arch"], 1000)
-    if asked.get("teacher"):
-        assert pretrained_teacher(asked["teacher"]).imagenet
 
 
 def test_the_pages_tables_are_what_the_benchmark_computes():
