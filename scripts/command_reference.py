@@ -87,9 +87,9 @@ def _bars(text: str) -> str:
 
 def _escaped(text: str) -> str:
     """Text that Markdown takes as it is."""
-    for sign in ("*", "_", "<", "["):
+    for sign in ("*", "_", "["):
         text = text.replace(sign, f"\\{sign}")
-    return text
+    return text.replace("<", "&lt;")
 
 
 def main() -> None:

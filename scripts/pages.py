@@ -25,6 +25,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ _VARIES = re.compile(
     rf"(?<![-\w.])(?:{_DECIMAL}(?: ± {_DECIMAL}| \[{_DECIMAL}, {_DECIMAL}\])?"
     r"|\d[\d,]*(?:\.\d+)?(?= (?:img/s|MB/s|kB|s|minutes?|hours?)\b)|\d+\.\d+(?= %))"
 )
+_FOLD = textwrap.TextWrapper(100, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 _NUMBER = r"[+-]?[\d,]*\.?\d+(?: ± [\d.]+| \[[+-]?[\d.]+, [+-]?[\d.]+\])?"
 
 
@@ -133,14 +135,20 @@ def _marked_cell(cell: str) -> str:
 
 
 def agrees(shown: str, printed: str) -> bool:
-    """Whether a page shows what was printed, but for the numbers marked, and how wide columns are."""
+    """Whether a page shows what was printed, but for the numbers marked, and how wide columns and lines are."""
     parts = re.split(rf"≈{_NUMBER}", _squeezed(shown))
     pattern = _NUMBER.join(re.escape(part) for part in parts)
     return re.fullmatch(pattern, _squeezed(printed)) is not None
 
 
 def _squeezed(output: str) -> str:
-    return "\n".join(re.sub(r"[ -]*\|[ |:-]*", "|", " ".join(line.split())) for line in output.strip().splitlines())
+    return re.sub(r"[ -]*\|[ |:-]*", "|", " ".join(output.split()))
+
+
+def folded(output: str) -> str:
+    """An output whose lines are not wider than a page, but for tables."""
+    lines = output.replace(" %", "\u2007%").split("\n")  # kept together
+    return "\n".join(line if line.startswith("|") else _FOLD.fill(line) for line in lines).replace("\u2007", " ")
 
 
 def run_as_a_user(step: Step, folder: Path) -> str:
@@ -159,7 +167,7 @@ def run_as_a_user(step: Step, folder: Path) -> str:
 def written(text: str, outputs: dict[str, str]) -> str:
     """A page with the outputs, by command or program, in the place of those it had."""
     for ran, output in outputs.items():
-        shown = marked(output).rstrip("\n") + "\n" if output.strip() else ""
+        shown = folded(marked(output)).rstrip("\n") + "\n" if output.strip() else ""
         if f"\n$ {ran}\n" in text:
             at = text.index(f"\n$ {ran}\n") + len(f"\n$ {ran}\n")
             end = min(found for found in (text.find("\n$ ", at - 1) + 1 or len(text), text.index("```", at)))

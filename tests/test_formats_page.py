@@ -59,7 +59,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         made("cache-teacher", *data, "--teacher", "t", "--encoding", encoding, "--no-verify", "--force")
         cache = work / "teachers" / "t" / "cache.h5"
         (work / f"{encoding.replace(':', '')}.h5").write_bytes(cache.read_bytes())
-    made("score", *data, "--teacher", "t", "--score", "forgetting", "--score", "prototype")
+    made("score", *data, "--teacher", "t", "--score", "forgetting", "--score", "prototype", "--score", "knn_distance")
     made("build-subset", *data, "--frac", 0.1, "--method", "craig", "--teacher", "t", "--name", "half")
     asked = ("distill", "-w", work, "--subset", "half", "--epochs", 1)
     made(*asked, "--alpha", "search", "--name", "searched")
