@@ -43,14 +43,15 @@ def reference() -> str:
 
 
 def _context(command: click.Command) -> click.Context:
-    return click.Context(command, info_name=command.name, help_option_names=cli.context_settings["help_option_names"])
+    return click.Context(command, info_name=command.name)
 
 
 def _records(command: click.Command) -> list[Record]:
     """Names and help of its options, as --help shows them."""
     context = _context(command)
-    records = (parameter.get_help_record(context) for parameter in command.get_params(context))
-    return [(record[0], " ".join(record[1].split())) for record in records if record is not None]
+    records = (parameter.get_help_record(context) for parameter in command.params)
+    told = [(record[0], " ".join(record[1].split())) for record in records if record is not None and record[1]]
+    return [*told, (", ".join(cli.context_settings["help_option_names"]), "Show this message and exit.")]
 
 
 def _first_sentence(command: click.Command) -> str:

@@ -207,7 +207,7 @@ def test_the_command_reference_is_what_the_commands_say():
 
 def test_a_page_that_shows_something_else_is_found_out():
     shown = marked("a: 93.41 % on the test split, 512 img/s\n| name | top1  |\n|------|-------|\n| a-0.1 | 93.41 |\n")
-    assert shown.startswith("a: ≈93.41 % on the test split, ≈512 img/s") and "| a-0.1 | ≈93.41 |" in shown
+    assert shown.startswith("a: ≈93.41 % on the test split, ≈512 img/s") and "| a-0.1 |≈93.41 |" in shown
     other = "a: 9.5 % on the test split, 2,048 img/s\n| name | top1 |\n|----|---|\n| a-0.1 | 9.00 |\n"
     assert agrees(shown, other)
     assert not agrees(shown, other.replace("test split", "training split"))
