@@ -70,6 +70,7 @@ def test_help_lists_the_pipeline_in_order():
         "export",
         "ls",
         "inspect",
+        "completion",
     ]
     places = [shown.index(f"\n  {name} ") for name in names]
     assert places == sorted(places)

@@ -33,6 +33,8 @@ BESIDES = {"progress", "on_note", "on_start", "on_epoch", "on_cell", "processes"
 # Asked for by the command too, but for its --list-methods.
 NEEDED = {("build-subset", "frac")}
 
+STAGES = [name for name in cli.commands if name != "completion"]  # which is of shells alone
+
 
 def function_of(command: str) -> Any:
     return getattr(toolkit, command.replace("-", "_"))
@@ -62,7 +64,7 @@ def plain(default: Any) -> Any:
     return str(default.root) if hasattr(default, "root") else default
 
 
-@pytest.mark.parametrize("command", cli.commands)
+@pytest.mark.parametrize("command", STAGES)
 def test_each_option_is_a_parameter_with_the_same_default(command: str):
     parameters = inspect.signature(function_of(command)).parameters
     options = options_of(command)
@@ -74,7 +76,7 @@ def test_each_option_is_a_parameter_with_the_same_default(command: str):
             assert plain(parameters[name].default) == plain(default), name
 
 
-@pytest.mark.parametrize("command", cli.commands)
+@pytest.mark.parametrize("command", STAGES)
 def test_each_function_is_documented_and_typed(command: str):
     function = function_of(command)
     assert function.__name__ == command.replace("-", "_")
@@ -87,7 +89,7 @@ def test_each_function_is_documented_and_typed(command: str):
 
 
 def test_the_functions_are_those_of_the_commands():
-    assert list(toolkit.COMMANDS) == [name.replace("-", "_") for name in cli.commands]
+    assert list(toolkit.COMMANDS) == [name.replace("-", "_") for name in STAGES]
     assert len(set(toolkit.__all__)) == len(toolkit.__all__)
     assert all(hasattr(toolkit, name) for name in toolkit.__all__)
     with pytest.raises(AttributeError, match="nothing_of_the_kind"):

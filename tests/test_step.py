@@ -91,7 +91,7 @@ def started(case: Case, device: str = "cpu") -> tuple[Trainer, Iterator[Batch]]:
     trainer = trainer_of(case, source, loss_of(case), device)
     trainer.model.train()
     batches = source.batches(0)
-    trainer._step(next(batches))
+    trainer.take_step(next(batches))
     return trainer, batches
 
 
@@ -100,7 +100,7 @@ def test_a_step_never_waits(name: str, case: Case):
     trainer, batches = started(case)
     batch = next(batches)
     with never_waits():
-        trainer._step(batch)
+        trainer.take_step(batch)
 
 
 @pytest.mark.parametrize("kind", ["resident", "stream"])
@@ -168,7 +168,7 @@ def test_a_loss_that_reads_its_own_value_is_noticed():
         return value
 
     trainer.loss = peeping
-    assert is_noticed(lambda: trainer._step(batch))
+    assert is_noticed(lambda: trainer.take_step(batch))
 
 
 def test_a_source_that_picks_rows_by_a_mask_is_noticed():
@@ -198,7 +198,7 @@ def test_on_a_gpu_neither_a_step_nor_drawing_waits(name: str, precision: str):
     trainer, batches = started(replace(CASES[name], precision=precision), "cuda")
     with refused_to_wait():
         for batch in batches:
-            trainer._step(batch)
+            trainer.take_step(batch)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")

@@ -30,13 +30,14 @@ from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.locks import Locked, only_writer
 from toolkit.formats.checkpoint import load_checkpoint
 from toolkit.formats.workspace import Workspace
+from toolkit.pipeline.run_folder import images_before
 from toolkit.pipeline.sweep import command, pool, worker
 from toolkit.pipeline.sweep import prepare as preparing
 from toolkit.pipeline.sweep.command import _Course, _shared_out, part_of
 from toolkit.pipeline.sweep.file import read_sweep
 from toolkit.pipeline.sweep.prepare import patiently
 from toolkit.pipeline.sweep.request import AXES, Cell, Sweep
-from toolkit.pipeline.sweep.resolve import Run, finished, images_before, key_of
+from toolkit.pipeline.sweep.resolve import Run, finished, key_of
 from toolkit.pipeline.sweep.table import Table, read_lines, results_path
 from toolkit.pipeline.sweep.worker import Failed, How
 
@@ -335,7 +336,7 @@ def test_a_dry_run_tells_what_there_is_and_writes_nothing(swept: tuple[Path, Any
     assert not (workspace / "subsets" / "digits-random-index-0.1-s1").exists()
     empty = kdtool("sweep", "-w", tmp_path / "w", *STUDY, "--dry-run")
     assert "8 cells, 6 of them distinct, 0 done" in empty.stdout
-    assert "the packed data, without which no run is known to be done" in empty.stdout
+    assert "to make" in empty.stdout and "data/digits: the packed data" in empty.stdout
     assert not (tmp_path / "w").exists()
 
 
@@ -623,7 +624,7 @@ def test_ctrl_c_reaches_all_processes_and_ends_in_one_line(digits: Path, tmp_pat
     told = [line for line in err.splitlines() if not line.startswith("sweep: ")]
     assert len(told) == 1 and told[0].startswith("kdtool: stopped: 0 of 2 runs")
     runs = [path.name for path in tmp_path.glob("runs/*")]
-    assert len(runs) == 2 and all(images_before(Workspace(tmp_path), run) > 0 for run in runs)
+    assert len(runs) == 2 and all(images_before(Workspace(tmp_path).run(run)) > 0 for run in runs)
     shown = kdtool("runs", "-w", tmp_path)
     assert shown.exit_code == 0 and "epoch " in shown.stdout
 

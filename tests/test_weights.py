@@ -156,10 +156,10 @@ def test_a_weighted_step_and_its_batch_never_wait():
     source = ResidentSource(images_nhwc[ROWS], labels_n[ROWS], ROWS, *shown(case), weights_n=weights_n)
     trainer = trainer_of(case, source, distillation_loss(case.alpha, case.temperature))
     batches = source.batches(0)
-    trainer._step(next(batches))
+    trainer.take_step(next(batches))
     with never_waits():
         batch = next(batches)
-        trainer._step(batch)
+        trainer.take_step(batch)
     assert batch.weights_b is not None
 
 

@@ -38,7 +38,9 @@ class Pipeline(click.Group):
             sys.exit(result if isinstance(result, int) else 0)
         except click.UsageError as error:
             where = error.ctx.command_path if error.ctx else "kdtool"
-            _stop(2, f"{where}: {error.format_message()} See: {where} --help")
+            said = error.format_message()
+            stop = "" if said.endswith((".", "?", ")")) else "."
+            _stop(2, f"{where}: {said}{stop} See: {where} --help")
         except KdtoolError as error:
             _stop(error.exit_code, f"kdtool: {error}", debug, error)
         except (click.Abort, KeyboardInterrupt):

@@ -8,30 +8,35 @@ from typing import Any
 import click
 
 from toolkit.cli import options as opt
+from toolkit.cli.completing import run_or_teacher
 from toolkit.core import defaults
 
 _FILE = click.Path(path_type=Path)
 
 
 @click.command()
-@click.option("--name", required=True, help="What the teacher is called from now on.")
-@click.option(
+@opt.option("--name", required=True, help="What the teacher is called from now on.")
+@opt.option(
     "--logits",
     type=_FILE,
     multiple=True,
     required=True,
     help=".npy file (rows, classes), of slot 0; given again, of the next slots. Or one file (slots, rows, classes).",
 )
-@click.option("--test-logits", type=_FILE, help=".npy file (rows, classes) of the test split, for agreement in runs.")
-@click.option("--features", type=_FILE, help=".npy file (rows, features) of slot 0: some scores need them.")
-@click.option("--encoding", default=defaults.ENCODING, help="As in cache-teacher.  [default: by the number of classes]")
-@click.option("--subset", help="The logits are of this subset's rows, and become its targets.")
+@opt.option("--test-logits", type=_FILE, help=".npy file (rows, classes) of the test split, for agreement in runs.")
+@opt.option("--features", type=_FILE, help=".npy file (rows, features) of slot 0: some scores need them.")
+@opt.option("--encoding", default=defaults.ENCODING, help="As in cache-teacher.  [default: by the number of classes]")
+@opt.option("--subset", help="The logits are of this subset's rows, and become its targets.")
 @opt.data_set
 @opt.force
 @opt.common
-@opt.example("kdtool import-logits --name ensemble --logits logits.npy --test-logits test.npy")
+@opt.about(
+    reads=".npy files, in row order, and data/<data set>/",
+    writes="teachers/<name>/cache.h5, or a subset's targets",
+    example="kdtool import-logits --name ensemble --logits logits.npy --test-logits test.npy",
+)
 def import_logits(as_json: bool, **asked: Any) -> None:
-    """Take logits made elsewhere as a teacher's.  Reads .npy files, in row order; writes teachers/<name>/cache.h5.
+    """Take logits made elsewhere as a teacher's.
 
     What each slot shows, the Python function toolkit.slot_images says.
     """
@@ -51,13 +56,17 @@ def import_logits(as_json: bool, **asked: Any) -> None:
 
 
 @click.command()
-@click.argument("what", metavar="RUN_OR_TEACHER_OR_FILE")
-@click.option("--out", type=_FILE, required=True, help="File to write, such as weights.pt.")
+@click.argument("what", metavar="RUN_OR_TEACHER_OR_FILE", shell_complete=run_or_teacher)
+@opt.option("--out", type=_FILE, required=True, help="File to write, such as weights.pt.")
 @opt.force
 @opt.common
-@opt.example("kdtool export fashion-mnist-resnet20 --out weights.pt")
+@opt.about(
+    reads="a checkpoint: runs/<name>/student.pt, teachers/<name>/teacher.pt or a file",
+    writes="one file, named by --out",
+    example="kdtool export fashion-mnist-resnet20 --out weights.pt",
+)
 def export(as_json: bool, **asked: Any) -> None:
-    """Write a network's weights as a plain state_dict.  Reads a checkpoint; writes one file, free of kdtool."""
+    """Write a network's weights as a plain state_dict."""
     from toolkit.pipeline.export import export as run
 
     result = run(**asked)

@@ -13,15 +13,18 @@ _MOST_RUNS = 20  # of lines; kdtool runs lists them better
 
 
 @click.command()
-@click.option(
-    "--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Folder of data sets to look in too."
-)
+@opt.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Folder of data sets to look in too.")
 @opt.common
-@opt.example("kdtool doctor")
+@opt.about(
+    reads="the machine, and the workspace's records",
+    writes="nothing",
+    example="kdtool doctor",
+)
 def doctor(as_json: bool, **asked: Any) -> int:
-    """Check this machine: libraries, FFCV, CPU, GPU, memory, disk, data sets, workspace.  Writes nothing.
+    """Check this machine.
 
-    Exit code 1 where there is a problem; each is told with what mends it.
+    Looks at libraries, FFCV, CPU, GPU, memory, disk, data sets and the workspace. Exit code 1 where there is a problem;
+    each is told with what mends it.
     """
     from toolkit.pipeline.doctor import doctor as run
 
@@ -41,11 +44,18 @@ def _mend(mend: str | None) -> str:
 
 
 @click.command()
-@click.option("--all", "all_runs", is_flag=True, help="A line for each run, however many there are.")
+@opt.option("--all", "all_runs", is_flag=True, help="A line for each run, however many there are.")
 @opt.common
-@opt.example("kdtool ls")
+@opt.about(
+    reads="every record of the workspace",
+    writes="nothing",
+    example="kdtool ls",
+)
 def ls(as_json: bool, all_runs: bool, **asked: Any) -> None:
-    """List the workspace: what each artifact is, came from, takes on disk, and whether it is stale.  Writes nothing."""
+    """List the workspace.
+
+    Tells what each artifact is, came from and takes on disk, and whether it is stale.
+    """
     from toolkit.core.sizes import in_words
     from toolkit.pipeline.listing import ls as run
     from toolkit.report.tables import table

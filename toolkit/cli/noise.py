@@ -12,13 +12,17 @@ from toolkit.core import defaults
 
 @click.command()
 @opt.data_set
-@click.option("--rate", type=float, required=True, help="Share of the training labels to flip, above 0 and below 1.")
-@click.option("--seed", default=defaults.SEED, show_default=True, help="Of the rows and their new labels.")
+@opt.option("--rate", type=float, required=True, help="Share of the training labels to flip, above 0 and below 1.")
+@opt.option("--seed", default=defaults.SEED, show_default=True, help="Of the rows and their new labels.")
 @opt.force
 @opt.common
-@opt.example("kdtool noise --rate 0.1")
+@opt.about(
+    reads="data/<data set>/, packed first where it is missing",
+    writes="data/<data set>-noise-<rate>-s<seed>/",
+    example="kdtool noise --rate 0.1",
+)
 def noise(as_json: bool, **asked: Any) -> None:
-    """Flip a known share of the training labels.  Reads data/; writes data/<data set>-noise-<rate>-s<seed>/."""
+    """Flip a known share of the training labels."""
     from toolkit.core.progress import on_stderr
     from toolkit.pipeline.noise import noise as run
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from functools import reduce, wraps
+from functools import partial, reduce, wraps
 from pathlib import Path
 from typing import IO, Any
 
 import click
 
+from toolkit.cli.completing import KnownOption
 from toolkit.core import defaults
 from toolkit.core.processes import silent_here
+from toolkit.core.progress import line_above
+
+option = partial(click.option, cls=KnownOption)
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -53,7 +58,7 @@ def _quiet(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 common = together(
-    click.option(
+    option(
         "-w",
         "--workspace",
         type=click.Path(path_type=Path, file_okay=False),
@@ -64,8 +69,8 @@ common = together(
         callback=_workspace,
         help="Folder that holds every artifact.",
     ),
-    click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON."),
-    click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
+    option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON."),
+    option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
     _quiet,
 )
 
@@ -73,15 +78,13 @@ common = together(
 def data_set_or(default: str | None, said: str | bool = True) -> Decorator:
     """The data; `said` is the default in words, where it is none that can be named before."""
     return together(
-        click.option(
-            "--dataset", default=default, show_default=said, help="Data set by name, or your own: module:function."
-        ),
-        click.option(
+        option("--dataset", default=default, show_default=said, help="Data set by name, or your own: module:function."),
+        option(
             "--data-dir",
             type=click.Path(path_type=Path, file_okay=False),
             help="Where to look for its files first, and to download them to; of image folders, where train/ lies.",
         ),
-        click.option("--limit", type=int, help="Use only this many rows of each split, class-balanced."),
+        option("--limit", type=int, help="Use only this many rows of each split, class-balanced."),
     )
 
 
@@ -89,35 +92,35 @@ data_set = data_set_or(defaults.DATASET)
 
 
 image_folder = together(
-    click.option("--max-resolution", type=int, help="Of image folders: the longer side at most.  [default: 500]"),
-    click.option("--write-mode", help="Of image folders: jpg, raw, or smart (raw up to 64 KiB).  [default: jpg]"),
-    click.option("--jpeg-quality", type=int, help="Of image folders, 1 to 100.  [default: 90]"),
-    click.option("--size", type=int, help="Of image folders: side of the network's input.  [default: 224]"),
-    click.option("--family", help="Of image folders: resized-crop does not mirror.  [default: resized-crop-flip]"),
-    click.option("--least-area", type=int, help="Of image folders: of a crop, in percent.  [default: 8]"),
-    click.option("--on-bad", help="Of image folders: fail, or skip what can't be read.  [default: fail]"),
+    option("--max-resolution", type=int, help="Of image folders: the longer side at most.  [default: 500]"),
+    option("--write-mode", help="Of image folders: jpg, raw, or smart (raw up to 64 KiB).  [default: jpg]"),
+    option("--jpeg-quality", type=int, help="Of image folders, 1 to 100.  [default: 90]"),
+    option("--size", type=int, help="Of image folders: side of the network's input.  [default: 224]"),
+    option("--family", help="Of image folders: resized-crop does not mirror.  [default: resized-crop-flip]"),
+    option("--least-area", type=int, help="Of image folders: of a crop, in percent.  [default: 8]"),
+    option("--on-bad", help="Of image folders: fail, or skip what can't be read.  [default: fail]"),
 )
 
 
 def arch(default: str) -> Decorator:
     """The network to train."""
     told = "resnet8 … resnet110, torchvision:<name>, or your own: module:function."
-    return click.option("--arch", default=default, show_default=True, help=told)
+    return option("--arch", default=default, show_default=True, help=told)
 
 
 network = together(
-    click.option("--arch", help="Network of a plain state_dict, by name; your own, always: module:function."),
-    click.option("--width", type=int, help="Of a plain state_dict's CIFAR-style ResNet.  [default: 16]"),
+    option("--arch", help="Network of a plain state_dict, by name; your own, always: module:function."),
+    option("--width", type=int, help="Of a plain state_dict's CIFAR-style ResNet.  [default: 16]"),
 )
 
-class_map = click.option(
+class_map = option(
     "--class-map",
     type=click.Path(path_type=Path, dir_okay=False),
     help="YAML or JSON: for each class of the data, name or number of a library's teacher's.  [default: by name]",
 )
 
 teacher = together(
-    click.option(
+    option(
         "--teacher",
         help="A name, torchvision:NETWORK@WEIGHTS or timm:NETWORK.WEIGHTS, or a file: a checkpoint or a plain "
         "state_dict.  [default: the one that comes with kdtool]",
@@ -127,14 +130,14 @@ teacher = together(
 )
 
 compute = together(
-    click.option("--device", default=defaults.DEVICE, show_default=True, help="auto, cpu, cuda or cuda:N."),
-    click.option(
+    option("--device", default=defaults.DEVICE, show_default=True, help="auto, cpu, cuda or cuda:N."),
+    option(
         "--precision",
         default=defaults.PRECISION,
         show_default=True,
         help="auto, float32 or bfloat16; auto is bfloat16 where the hardware multiplies it.",
     ),
-    click.option(
+    option(
         "--threads",
         type=int,
         help="CPU threads of each process.  [default: its share of the cores, or of what a container may use]",
@@ -142,33 +145,33 @@ compute = together(
 )
 
 optimisation = together(
-    click.option(
+    option(
         "--width", default=defaults.WIDTH, show_default=True, help="Channels of the first stage (CIFAR-style ResNets)."
     ),
-    click.option(
+    option(
         "--recipe",
         default=defaults.RECIPE,
         show_default=True,
         help="fast, paper-cifar, paper-imagenet, or ffcv-imagenet-rn18-E and -rn50-E: E 16, 24, 32, 40, 56 or 88.",
     ),
-    click.option("--epochs", type=int, help="Instead of the recipe's."),
-    click.option("--batch-size", type=int, help="Instead of the recipe's."),
-    click.option("--lr", type=float, help="Learning rate, instead of the recipe's."),
-    click.option(
+    option("--epochs", type=int, help="Instead of the recipe's."),
+    option("--batch-size", type=int, help="Instead of the recipe's."),
+    option("--lr", type=float, help="Learning rate, instead of the recipe's."),
+    option(
         "--label-smoothing", type=float, help="Share of each label spread over all classes.  [default: the recipe's]"
     ),
-    click.option(
+    option(
         "--ema", type=float, metavar="DECAY", help="Keep an average of the weights, so much of it at each step: 0.999."
     ),
-    click.option("--seed", default=defaults.SEED, show_default=True, help="Initialisation, order and views."),
-    click.option(
+    option("--seed", default=defaults.SEED, show_default=True, help="Initialisation, order and views."),
+    option(
         "--source",
         default=defaults.SOURCE,
         show_default=True,
         help="resident (all on the device) or stream (from disk, by FFCV); auto goes by memory. Same batches.",
     ),
-    click.option("--compile", is_flag=True, help="Compile the network first: seconds, then faster steps."),
-    click.option(
+    option("--compile", is_flag=True, help="Compile the network first: seconds, then faster steps."),
+    option(
         "--checkpoint-minutes",
         type=float,
         default=defaults.CHECKPOINT_MINUTES,
@@ -190,7 +193,7 @@ class Alpha(click.ParamType):
             return value
 
 
-memory_limit = click.option(
+memory_limit = option(
     "--memory-limit",
     metavar="SIZE",
     help="8G, 512MiB: what all processes of this command on this machine may take together: Python, torch and FFCV "
@@ -199,17 +202,32 @@ memory_limit = click.option(
     "score, build-subset, distill and sweep.  [default: what is free]",
 )
 
-force = click.option("--force", is_flag=True, help="Make it again even if it is there.")
+dry_run = option(
+    "--dry-run",
+    is_flag=True,
+    help="Only tell what would be made, of how many passes, bytes and minutes; write nothing.",
+)
+
+force = option("--force", is_flag=True, help="Make it again even if it is there.")
 
 
-def example(line: str) -> Decorator:
-    """An example under the command's help."""
+def about(reads: str, writes: str, example: str) -> Decorator:
+    """What stands under every command's help, after its first lines."""
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
-        function.__doc__ = f"{function.__doc__}\n\n    \b\n    Example:\n      {line}\n"
+        told = [*_wrapped("Reads:", reads), *_wrapped("Writes:", writes), *_wrapped("Example:", example)]
+        lines = "\n".join(f"    {line}" for line in told)
+        function.__doc__ = f"{(function.__doc__ or '').rstrip()}\n\n    \b\n{lines}\n"
         return function
 
     return add
+
+
+def _wrapped(word: str, told: str) -> list[str]:
+    """For a terminal of 80 columns, and two of margin."""
+    return textwrap.wrap(
+        f"{word:<10}{told}", 76, subsequent_indent=" " * 10, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def show(result: dict[str, Any], as_json: bool, *lines: str) -> None:
@@ -220,8 +238,28 @@ def show(result: dict[str, Any], as_json: bool, *lines: str) -> None:
     click.echo(json.dumps(result) if as_json else "\n".join(lines), file=_results[-1] if _results else None)
 
 
-def note(line: str) -> None:
-    """A word on the way, on stderr."""
-    if silent_here():
+def show_foreseen(told: dict[str, Any], as_json: bool, *more: str) -> None:
+    """What every dry run tells, in the same lines."""
+    from toolkit.core.progress import duration_in_words
+    from toolkit.core.sizes import in_words
+
+    if told["there"]:
+        show(told, as_json, f"{told['path']}: nothing to do: {told['basis']}", *more)
         return
-    click.echo(line, err=True)
+    passed = {"the teacher": told["teacher_passes"], "students": told["student_passes"]}
+    passes = ", ".join(f"{count:,} images through {which}" for which, count in passed.items() if count) or "none"
+    show(
+        told,
+        as_json,
+        f"{told['path']}: would be made; nothing was written",
+        f"  passes  {passes}",
+        f"  disk    {in_words(told['bytes'])}",
+        f"  time    about {duration_in_words(60 * told['minutes'])} ({told['basis']})",
+        *more,
+    )
+
+
+def note(line: str) -> None:
+    """A word on the way, on stderr; where progress is shown there, above it."""
+    if not silent_here():
+        line_above(line)

@@ -12,19 +12,24 @@ from toolkit.cli import options as opt
 
 @click.command()
 @click.argument("files", type=click.Path(path_type=Path, dir_okay=False), nargs=-1)
-@click.option("--sweep", help="Only the runs of this sweep.")
-@click.option("--where", multiple=True, help="Only runs of which this holds: alpha=1, frac<=0.3; may be given again.")
-@click.option(
+@opt.option("--sweep", help="Only the runs of this sweep.")
+@opt.option("--where", multiple=True, help="Only runs of which this holds: alpha=1, frac<=0.3; may be given again.")
+@opt.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder, new, empty or a report's.  [default: in reports/, the sweep's name, or runs, and --where]",
 )
 @opt.common
-@opt.example("kdtool report --where recipe=fast")
+@opt.about(
+    reads="runs/, or only FILES of JSON lines that have what a sweep's results.jsonl has",
+    writes="reports/<name>/: report.html, PNG and CSV files, report.json",
+    example="kdtool report --where recipe=fast",
+)
 def report(as_json: bool, **asked: Any) -> None:
-    """Draw what runs came to: one HTML page, PNG and CSV files.  Reads runs/, or only FILES of JSON lines that
-    have what a sweep's results.jsonl has; writes reports/<name>/.  Prints means, and paired differences from the runs
-    without KD."""
+    """Draw what runs came to.
+
+    Prints means, and paired differences from the runs without KD.
+    """
     from toolkit.pipeline.report import report as run
     from toolkit.report.tables import table
 

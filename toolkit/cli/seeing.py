@@ -15,21 +15,28 @@ _MOST_NAMED, _MOST_COLUMNS, _MOST_PAIRS = 8, 24, 40  # in tables
 
 @click.command()
 @opt.data_set_or(None, "the subset's, or " + defaults.DATASET)
-@click.option("--score", default=defaults.SCORE, show_default=True, help="What says which samples are hard.")
-@click.option("--teacher", help="Whose scores and guesses: a name or a checkpoint file.  [default: as cache-teacher]")
-@click.option("--subset", help="Set the rows this subset kept against those dropped, in the histogram.")
-@click.option(
+@opt.option("--score", default=defaults.SCORE, show_default=True, help="What says which samples are hard.")
+@opt.option("--teacher", help="Whose scores and guesses: a name or a checkpoint file.  [default: as cache-teacher]")
+@opt.option("--subset", help="Set the rows this subset kept against those dropped, in the histogram.")
+@opt.option(
     "--out",
     type=click.Path(path_type=Path),
     help="Folder, or one .png file for all sheets.  [default: named after what is shown, in pictures/]",
 )
-@click.option("--count", default=defaults.SHOWN_SAMPLES, show_default=True, help="Samples of each group.")
-@click.option("--per-class", is_flag=True, help="That many of each class, a line for each.")
-@click.option("--seed", default=defaults.SEED, show_default=True, help="Of the random samples, and among equal scores.")
+@opt.option("--count", default=defaults.SHOWN_SAMPLES, show_default=True, help="Samples of each group.")
+@opt.option("--per-class", is_flag=True, help="That many of each class, a line for each.")
+@opt.option("--seed", default=defaults.SEED, show_default=True, help="Of the random samples, and among equal scores.")
 @opt.common
-@opt.example("kdtool show --score el2n --out hard.png")
+@opt.about(
+    reads="data/<data set>/, scores, and a subset",
+    writes="PNG files: in pictures/, or at --out",
+    example="kdtool show --score el2n --out hard.png",
+)
 def show(as_json: bool, **asked: Any) -> None:
-    """Draw the hardest, easiest and random samples, and a score's histogram.  Reads data/, scores; writes PNG files."""
+    """Draw the hardest, easiest and random samples.
+
+    And a histogram of the score that says so.
+    """
     from toolkit.core.progress import on_stderr
     from toolkit.pipeline.show import show as run
 
@@ -41,18 +48,25 @@ def show(as_json: bool, **asked: Any) -> None:
 
 @click.command()
 @opt.data_set
-@click.option("--score", multiple=True, help="Compare this score; may be given again.")
-@click.option("--subset", multiple=True, help="Compare this subset; may be given again.")
-@click.option("--teacher", multiple=True, help="Whose scores; may be given again.")
-@click.option(
+@opt.option("--score", multiple=True, help="Compare this score; may be given again.")
+@opt.option("--subset", multiple=True, help="Compare this subset; may be given again.")
+@opt.option("--teacher", multiple=True, help="Whose scores; may be given again.")
+@opt.option(
     "--out",
     type=click.Path(path_type=Path),
     help="PNG file of the heat maps.  [default: named after what is compared, in pictures/]",
 )
 @opt.common
-@opt.example("kdtool compare --score el2n --score loss --out compare.png")
+@opt.about(
+    reads="teachers/<name>/cache.h5, scores/ and subsets/",
+    writes="one PNG file: in pictures/, or at --out",
+    example="kdtool compare --score el2n --score loss --out compare.png",
+)
 def compare(as_json: bool, **asked: Any) -> None:
-    """Tell how alike scores are, and subsets: all, or those named.  Reads scores, subsets/; writes one PNG file."""
+    """Tell how alike scores are, and subsets.
+
+    All of them, or those named.
+    """
     from toolkit.core.progress import on_stderr
     from toolkit.pipeline.compare import compare as run
 
@@ -115,9 +129,16 @@ def _number(value: float | None) -> str:
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @opt.common
-@opt.example("kdtool inspect kdtool-work/subsets/fashion-mnist-random-0.5-s0")
+@opt.about(
+    reads="the artifact",
+    writes="nothing",
+    example="kdtool inspect kdtool-work/subsets/fashion-mnist-random-0.5-s0",
+)
 def inspect(as_json: bool, workspace: Any, path: Path) -> None:
-    """Describe an artifact and check all of it: data, subset or run folder, .beton, .h5 or .pt.  Writes nothing."""
+    """Describe an artifact and check all of it.
+
+    PATH is a data, subset or run folder, or a .beton, .h5 or .pt file.
+    """
     from toolkit.pipeline.inspect import inspect as run
 
     result = run(path)
@@ -127,8 +148,18 @@ def inspect(as_json: bool, workspace: Any, path: Path) -> None:
     width = max(len(key) for key in told)
     if result.get("teacher_top1", "") is None:
         told["teacher_top1"] = "unknown"
-    lines = [f"{key:<{width}}  {value}" for key, value in told.items()]
+    lines = [f"{key:<{width}}  {_in_words(value)}" for key, value in told.items()]
     opt.show(result, as_json, *lines, *_balance(balance), "whole and sound")
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_in_words(one)}" for name, one in value.items()) or "–"
+    if isinstance(value, list):
+        return ", ".join(map(_in_words, value)) or "–"
+    if value is None or isinstance(value, bool):
+        return {None: "–", True: "yes", False: "no"}[value]
+    return str(value)
 
 
 def _balance(balance: dict[str, Any]) -> list[str]:

@@ -12,59 +12,65 @@ from toolkit.core import defaults
 
 # Options that say what a sweep is, and may stand in its file too: only those that were given override it.
 _ASKED = opt.together(
-    click.option("--frac", multiple=True, help="Fraction of the training rows to keep; may be given again."),
-    click.option("--method", multiple=True, help="How to choose them; again.  [default: random]"),
-    click.option("--alpha", multiple=True, help="Weight of the teacher, auto or search; again.  [default: 1]"),
-    click.option("--temperature", multiple=True, help="Softens teacher and student; again.  [default: 4]"),
-    click.option("--loss", multiple=True, help="As in distill; again.  [default: kd]"),
-    click.option("--match", multiple=True, help="As in distill; again.  [default: exact]"),
-    click.option("--arch", multiple=True, help="Of the student; again.  [default: resnet8]"),
-    click.option("--teacher", multiple=True, help="A name or a checkpoint; again.  [default: as cache-teacher]"),
-    click.option("--seed", multiple=True, help="Of subset, initialisation and order: 3, or 0..4; again.  [default: 0]"),
-    click.option("--subset-seed", help="One for all subsets.  [default: each cell's seed]"),
-    click.option("--dataset", help="Data set by name.  [default: fashion-mnist]"),
-    click.option("--limit", help="Use only this many rows of each split."),
-    click.option("--score", help="As in build-subset."),
-    click.option("--center", help="As in build-subset."),
-    click.option("--drop-hardest", help="As in build-subset."),
-    click.option("--balance/--no-balance", default=None, help="As in build-subset."),
-    click.option("--nested", is_flag=True, default=None, help="As in build-subset."),
-    click.option("--min-per-class", help="As in build-subset."),
-    click.option("--views", help="To cache and to learn from: a number, all, epochs:E.  [default: 2, or those cached]"),
-    click.option("--weights", is_flag=True, default=None, help="Count rows as their method weighs them, if it does."),
-    click.option("--beta", help="As in distill, of the losses that have one."),
-    click.option("--recipe", help="As in distill.  [default: fast]"),
-    click.option("--epochs", help="Instead of the recipe's."),
-    click.option("--iterations", help="Stop after this many steps instead of whole epochs."),
-    click.option("--batch-size", help="Instead of the recipe's."),
-    click.option("--lr", help="Instead of the recipe's."),
-    click.option("--label-smoothing", help="As in distill; of the cells whose alpha is below 1."),
-    click.option("--ema", help="As in distill."),
-    click.option("--width", help="Channels of the first stage (CIFAR-style ResNets)."),
-    click.option("--compile", is_flag=True, default=None, help="Compile the networks first."),
-    click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]"),
-    click.option("--precision", help="auto, float32 or bfloat16.  [default: auto]"),
-    click.option("--name", help="Name of the sweep.  [default: the file's, or from its settings]"),
+    opt.option("--frac", multiple=True, help="Fraction of the training rows to keep; may be given again."),
+    opt.option("--method", multiple=True, help="How to choose them; again.  [default: random]"),
+    opt.option("--alpha", multiple=True, help="Weight of the teacher, auto or search; again.  [default: 1]"),
+    opt.option("--temperature", multiple=True, help="Softens teacher and student; again.  [default: 4]"),
+    opt.option("--loss", multiple=True, help="As in distill; again.  [default: kd]"),
+    opt.option("--match", multiple=True, help="As in distill; again.  [default: exact]"),
+    opt.option("--arch", multiple=True, help="Of the student; again.  [default: resnet8]"),
+    opt.option("--teacher", multiple=True, help="A name or a checkpoint; again.  [default: as cache-teacher]"),
+    opt.option("--seed", multiple=True, help="Of subset, initialisation and order: 3, or 0..4; again.  [default: 0]"),
+    opt.option("--subset-seed", help="One for all subsets.  [default: each cell's seed]"),
+    opt.option("--dataset", help="Data set by name.  [default: fashion-mnist]"),
+    opt.option("--limit", help="Use only this many rows of each split."),
+    opt.option("--score", help="As in build-subset."),
+    opt.option("--center", help="As in build-subset."),
+    opt.option("--drop-hardest", help="As in build-subset."),
+    opt.option("--balance/--no-balance", default=None, help="As in build-subset."),
+    opt.option("--nested", is_flag=True, default=None, help="As in build-subset."),
+    opt.option("--min-per-class", help="As in build-subset."),
+    opt.option("--views", help="To cache and to learn from: a number, all, epochs:E.  [default: 2, or those cached]"),
+    opt.option("--weights", is_flag=True, default=None, help="Count rows as their method weighs them, if it does."),
+    opt.option("--beta", help="As in distill, of the losses that have one."),
+    opt.option("--recipe", help="As in distill.  [default: fast]"),
+    opt.option("--epochs", help="Instead of the recipe's."),
+    opt.option("--iterations", help="Stop after this many steps instead of whole epochs."),
+    opt.option("--batch-size", help="Instead of the recipe's."),
+    opt.option("--lr", help="Instead of the recipe's."),
+    opt.option("--label-smoothing", help="As in distill; of the cells whose alpha is below 1."),
+    opt.option("--ema", help="As in distill."),
+    opt.option("--width", help="Channels of the first stage (CIFAR-style ResNets)."),
+    opt.option("--compile", is_flag=True, default=None, help="Compile the networks first."),
+    opt.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]"),
+    opt.option("--precision", help="auto, float32 or bfloat16.  [default: auto]"),
+    opt.option("--name", help="Name of the sweep.  [default: the file's, or from its settings]"),
 )
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
 @_ASKED
-@click.option("--shard", metavar="I/N", help="Only part I of N, for many machines: see above.")
-@click.option("--jobs", type=int, help="Students at a time.  [default: CPUs over --threads; on a GPU 1]")
-@click.option("--threads", type=int, help="CPU threads of each.  [default: 1; on a GPU torch's choice]")
-@click.option("--source", default=defaults.SOURCE, show_default=True, help="As in distill.")
+@opt.option("--shard", metavar="I/N", help="Only part I of N, for many machines: see above.")
+@opt.option("--jobs", type=int, help="Students at a time.  [default: CPUs over --threads; on a GPU 1]")
+@opt.option("--threads", type=int, help="CPU threads of each.  [default: 1; on a GPU torch's choice]")
+@opt.option("--source", default=defaults.SOURCE, show_default=True, help="As in distill.")
 @opt.memory_limit
-@click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="As in pack.")
-@click.option("--dry-run", is_flag=True, help="Only list the cells, what is done, and what there is to make.")
+@opt.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="As in pack.")
+@opt.dry_run
 @opt.common
-@opt.example("kdtool sweep --frac 0.1 --frac 0.3 --alpha 0 --alpha 1 --seed 0..2")
+@opt.about(
+    reads="FILE, data/<data set>/, and what the cells need of teachers/, subsets/ and runs/",
+    writes="caches and subsets that are missing, runs/, and sweeps/<name>/: sweep.yaml, results.jsonl",
+    example="kdtool sweep --frac 0.1 --frac 0.3 --alpha 0 --alpha 1 --seed 0..2",
+)
 def sweep(as_json: bool, **asked: Any) -> None:
-    """Train a student for every combination of settings.  FILE is YAML whose keys are the names of the options up to
-    --name, each a value or a list; what an option says overrides it.  Makes caches and subsets where missing; writes
-    runs/ and sweeps/<name>/.  Shards of machines without a common disk are one study once their runs/ and sweeps/ are
-    copied into one workspace: kdtool runs --sweep NAME."""
+    """Train a student for every combination of settings.
+
+    FILE is YAML whose keys are the names of the options up to --name, each a value or a list; what an option says
+    overrides it. Shards of machines without a common disk are one study once their runs/ and sweeps/ are copied into
+    one workspace: kdtool runs --sweep NAME.
+    """
     from toolkit.core.errors import FailureError
     from toolkit.core.progress import line_above, on_stderr
     from toolkit.pipeline.sweep.command import sweep as run
@@ -84,7 +90,7 @@ def sweep(as_json: bool, **asked: Any) -> None:
 def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
     lines = [f"{state['cell']}: {state['state']}" for state in plan["listing"]]
     told = f"{plan['cells']} cells, {plan['runs']} of them distinct, {plan['done']} done; {plan['jobs']} at a time"
-    opt.show(plan, as_json, *lines, told, *(f"to make: {one}" for one in plan["to_make"]))
+    opt.show_foreseen(plan, as_json, *lines, told, *(f"to make: {one}" for one in plan["to_make"]))
 
 
 def _means(result: dict[str, Any]) -> str:
@@ -94,19 +100,21 @@ def _means(result: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.option(
-    "--where", multiple=True, help="Only runs of which this holds: alpha=1, alpha>=0.5, arch!=resnet8; again."
-)
-@click.option("--sweep", help="Only the runs of this sweep.")
-@click.option("--by", help="Average over runs that agree in these columns, such as alpha,method.")
-@click.option("--against", multiple=True, help="Also compare with the matching runs of this setting: alpha=0; again.")
-@click.option("--sort", help="Column to sort by; -top1 sorts downwards.")
-@click.option("--columns", help="Columns to show, such as name,alpha,top1.  [default: those that differ]")
-@click.option("--csv", type=click.Path(path_type=Path, dir_okay=False), help="Write it into this file too.")
+@opt.option("--where", multiple=True, help="Only runs of which this holds: alpha=1, alpha>=0.5, arch!=resnet8; again.")
+@opt.option("--sweep", help="Only the runs of this sweep.")
+@opt.option("--by", help="Average over runs that agree in these columns, such as alpha,method.")
+@opt.option("--against", multiple=True, help="Also compare with the matching runs of this setting: alpha=0; again.")
+@opt.option("--sort", help="Column to sort by; -top1 sorts downwards.")
+@opt.option("--columns", help="Columns to show, such as name,alpha,top1.  [default: those that differ]")
+@opt.option("--csv", type=click.Path(path_type=Path, dir_okay=False), help="Write it into this file too.")
 @opt.common
-@opt.example("kdtool runs --by frac,alpha --against alpha=0")
+@opt.about(
+    reads="runs/, and sweeps/<name>/ with --sweep",
+    writes="nothing, or the --csv file",
+    example="kdtool runs --by frac,alpha --against alpha=0",
+)
 def runs(as_json: bool, **asked: Any) -> None:
-    """List, filter, average and compare runs.  Reads runs/; writes nothing, or one CSV file."""
+    """List, filter, average and compare runs."""
     from toolkit.pipeline.runs import runs as run
     from toolkit.report.tables import table
 

@@ -33,7 +33,10 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"--device {name}: torch finds no GPU here. Use --device cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"--device {name}: torch finds {torch.cuda.device_count()} GPUs here, counted from 0")
+        raise UsageError(
+            f"--device {name}: torch finds {torch.cuda.device_count()} GPUs here. Use cuda:0 to "
+            f"cuda:{torch.cuda.device_count() - 1}"
+        )
     return device
 
 

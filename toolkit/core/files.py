@@ -13,7 +13,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from toolkit.core.errors import FailureError
+from toolkit.core.errors import FailureError, did_you_mean
 from toolkit.core.sizes import in_words
 
 
@@ -192,3 +192,10 @@ def read_json(path: Path, made_by: str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise FailureError(f"{path}: expected a JSON object, found {type(record).__name__}. Run: {made_by}")
     return record
+
+
+def did_you_mean_path(path: Path) -> str:
+    """For a path that is not there: the name beside it that is most like its first missing part, or nothing."""
+    while not path.parent.exists():
+        path = path.parent
+    return did_you_mean(path.name, sorted(found.name for found in path.parent.glob("[!.]*")))

@@ -163,7 +163,10 @@ def told() -> tuple[int, int, int]:
     words = [os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))]
     words.append(os.environ.get("LOCAL_RANK", words[0]))
     if not all(word.isascii() and word.isdecimal() for word in words) or int(words[0]) >= int(words[1]):
-        raise UsageError(f"RANK {words[0]}, WORLD_SIZE {words[1]}, LOCAL_RANK {words[2]}: not what torchrun says")
+        raise UsageError(
+            f"RANK {words[0]}, WORLD_SIZE {words[1]}, LOCAL_RANK {words[2]}: not what torchrun says. "
+            "Start it by torchrun, or take these out of the environment"
+        )
     rank, count, local_rank = map(int, words)
     return (rank, count, local_rank) if count > 1 else (0, 1, 0)
 
@@ -228,7 +231,7 @@ def _all_arrived(store: Any, count: int) -> None:
     while here < count:
         if time.monotonic() > deadline_s:
             raise FailureError(
-                f"only {here} of {count} processes arrived within {_ARRIVED_WITHIN_S:g} s. Look at what the others say"
+                f"{here} of {count} processes arrived within {_ARRIVED_WITHIN_S:g} s. Look at what the others say"
             )
         time.sleep(0.02)
         here = store.add(_ARRIVED, 0)

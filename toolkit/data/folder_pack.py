@@ -149,7 +149,7 @@ def _looked_at(
     missing = [(of, name, rows_m) for of in splits.values() for name, rows_m in of.parts() if found[name] is None]
     with progress("pack", sum(len(rows_m) for _, _, rows_m in missing), "img") as tick:
         for of, name, rows_m in missing:
-            found[name] = _write_part(parts / f"{name}.beton", of, rows_m, plan.settings, workers, _ticking(tick))
+            found[name] = write_part(parts / f"{name}.beton", of, rows_m, plan.settings, workers, _ticking(tick))
     return {split: [bad for name in of.names for bad in found[name] or ()] for split, of in splits.items()}
 
 
@@ -173,9 +173,10 @@ class _Pictures:
         return pixels, int(self.of.listing.labels_n[row])
 
 
-def _write_part(
+def write_part(
     path: Path, of: FolderSplit, rows_m: np.ndarray, settings: FolderSettings, workers: int, progress: Progress
 ) -> Bad:
+    """Writes these rows of the listing to `path`, with stand-ins for what is bad; returns that."""
     import toolkit.data.pictures  # noqa: F401 - here once, and not in every worker
     from toolkit.formats.beton_writer import Storage, write_beton
 

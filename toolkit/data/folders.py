@@ -116,7 +116,10 @@ def list_folder(data_dir: Path, dataset: str) -> dict[str, Listing]:
                 f"as {', '.join(first[:3])}. Both must have the same class folders"
             )
     if len(train) < 2:
-        raise FailureError(f"{folders['train']}: all images are of one class, so there is nothing to learn")
+        raise FailureError(
+            f"{folders['train']}: all images are of one class, so there is nothing to learn. Put a folder "
+            "for each class there"
+        )
     if dataset == IMAGENET and len(train) != IMAGENET_CLASSES:
         raise FailureError(
             f"{folders['train']}: {len(train):,} class folders, and ImageNet has {IMAGENET_CLASSES:,}. For another "
@@ -175,7 +178,8 @@ def _names_file() -> Iterator[IO[bytes]]:
             yield names
     except OSError as error:  # of this file: the folder's own are refused where they are met
         raise FailureError(
-            f"the files' names could not be kept in a temporary file ({error.strerror}). Free some space there, or set "
+            f"{tempfile.gettempdir()}: the files' names could not be kept there ({error.strerror}). "
+            "Free some space there, or set "
             "TMPDIR to another folder"
         ) from error
 
@@ -199,7 +203,9 @@ def _class_names(folder: Path) -> tuple[str, ...]:
         )
     names = sorted(name for name, is_folder in found if is_folder)
     if not names:
-        raise FailureError(f"{folder}: holds no class folder")
+        raise FailureError(
+            f"{folder}: holds no class folder. Put the images of each class into a folder of its own there"
+        )
     for name in names:
         if not name.isprintable():  # what is no UTF-8 is not, either
             raise FailureError(f"{folder}: a class folder's name is not printable: {name!r}. Rename it")
@@ -226,7 +232,9 @@ def _files(folder: bytes, seen: dict[bytes, bytes]) -> Iterator[tuple[bytes, int
 
 
 def _refuse(error: OSError) -> NoReturn:
-    raise FailureError(f"{os.fsdecode(error.filename)}: can't be listed ({error.strerror})") from error
+    raise FailureError(
+        f"{os.fsdecode(error.filename)}: can't be listed ({error.strerror}). Mend its permissions, or take it away"
+    ) from error
 
 
 def _size_and_time(path: bytes) -> tuple[int, int]:

@@ -109,7 +109,7 @@ def kanji(classes: int) -> tuple[str, ...]:
     """The first `classes` kanji of JIS X 0208 level 1, in code order. Raises UsageError for more than there are."""
     level_1 = _level_1()
     if not 1 <= classes <= len(level_1):
-        raise UsageError(f"glyphs have 1 to {len(level_1)} classes, got {classes}")
+        raise UsageError(f"--dataset: glyphs must have 1 to {len(level_1)} classes, got {classes}")
     return level_1[:classes]
 
 

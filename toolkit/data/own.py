@@ -96,7 +96,7 @@ def _split(build: Callable[[str], Any], reference: str, split: str) -> Any:
     except (Exception, SystemExit) as error:
         raise FailureError(f"{of}, {split} split: has no length: {told(error)}") from error
     if length < 1:
-        raise FailureError(f"{of}, {split} split: has no rows")
+        raise FailureError(f"{of}, {split} split: has no rows. Give it some")
     return dataset
 
 
@@ -202,7 +202,9 @@ def _class_names(dataset: Any, labels_n: np.ndarray, of: str) -> tuple[str, ...]
             "Labels must be 0, 1, 2, …, every one of them in the training split"
         )
     if classes < 2:
-        raise FailureError(f"{of}, train split: all rows are of one class, so there is nothing to learn")
+        raise FailureError(
+            f"{of}, train split: all rows are of one class, so there is nothing to learn. Give it others"
+        )
     return tuple(names or (f"class {number}" for number in range(classes)))
 
 
@@ -253,7 +255,8 @@ def _size(dataset: Any, of: str) -> tuple[int, int]:
         height = width = 0
     if min(height, width) < 1:
         raise FailureError(
-            f"{of}: resized crops need the Dataset's size, the side of the network's images or (height, width), "
+            f"{of}: resized crops need the Dataset's size: it must be the side of the network's images or "
+            "(height, width), "
             f"found {str(given)[:40]}"
         )
     return height, width

@@ -11,7 +11,7 @@ from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.imported import checked_reference, is_reference
 from toolkit.core.places import place_in_class
 from toolkit.core.progress import Progress, silent
-from toolkit.data.arrays import Arrays, Images
+from toolkit.data.arrays import Arrays, Images, Source
 from toolkit.data.sources import source_named
 from toolkit.formats.beton import open_beton
 from toolkit.formats.dataset import SPLITS, DataRecord, data_key, is_image_folder, noise_named
@@ -66,6 +66,26 @@ def refuse_limit(limit: int | None, classes: int) -> None:
         raise UsageError(f"--limit must be at least the number of classes ({classes}), got {limit}")
 
 
+def loaded(
+    dataset: str, folder: Path, data_dir: Path | None, limit: int | None, progress: Progress
+) -> tuple[Source, dict[str, Arrays]]:
+    """What is known of the data set, and the arrays of each split; one's own are read into a file in `folder`.
+
+    Raises UsageError for a bad name or limit, FailureError where the source can't be found.
+    """
+    check_limit(dataset, limit)
+    source = source_named(dataset, progress, folder)
+    refuse_limit(limit, len(source.class_names))
+    return source, {split: _limited(source.load(split, data_dir), limit) for split in SPLITS}
+
+
+def write_split(arrays: Arrays, path: Path, classes: int, workers: int, progress: Progress) -> None:
+    """Raises FailureError naming a bad sample."""
+    from toolkit.formats.beton_writer import write_beton
+
+    write_beton(_Samples(*arrays), path, classes, workers, progress)
+
+
 def pack(
     dataset: str, folder: Path, data_dir: Path | None, limit: int | None, workers: int = 2, progress: Progress = silent
 ) -> DataRecord:
@@ -74,13 +94,8 @@ def pack(
     `limit` keeps that many rows of each split, class-balanced. Raises UsageError for a bad name or limit, FailureError
     when the source can't be found or a sample is bad.
     """
-    check_limit(dataset, limit)
-    from toolkit.formats.beton_writer import write_beton
-
-    source = source_named(dataset, progress, folder)
+    source, arrays = loaded(dataset, folder, data_dir, limit, progress)
     classes = len(source.class_names)
-    refuse_limit(limit, classes)
-    arrays = {split: _limited(source.load(split, data_dir), limit) for split in SPLITS}
     height, width = source.size or arrays["train"][0][0].shape[:2]
     record = DataRecord(
         dataset=dataset,
@@ -102,10 +117,10 @@ def pack(
     )
     record.plan  # noqa: B018 - views that can't be are refused before anything is written
     fingerprints = {}
-    for split, (images, labels_n) in arrays.items():
+    for split, of_split in arrays.items():
         path = folder / f"{split}.beton"
         try:
-            write_beton(_Samples(images, labels_n), path, classes, workers, progress)
+            write_split(of_split, path, classes, workers, progress)
         except FailureError as error:
             raise FailureError(f"data set {dataset}, {split} split: {error}") from error
         fingerprints[split] = open_beton(path).content_fingerprint()

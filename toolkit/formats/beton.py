@@ -13,6 +13,7 @@ Shapes: n rows of the file, m rows of a cut, h and w height and width.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ from toolkit.core.files import need_space, whole_file
 from toolkit.core.hashing import smallest_index
 
 FIELDS = ("image", "label", "row")
+_TABLE_BYTES = 40  # a row, of FFCV's tables
 PAGE_BYTES = 1 << 21  # FFCV's smallest: a small data set should make a small file
 _SYNC_PAGES = 8  # after how many more a cut tells the disk to begin
 _BLOCK_ROWS = 1 << 16
@@ -90,7 +92,10 @@ class Beton:
     def need_one_size(self) -> None:
         """Raises FailureError where frames differ in size: FFCV decodes whole ones into buffers of the first one's."""
         if np.any(self.sizes_n2 != self.sizes_n2[:1]):
-            raise FailureError(f"{self.path}: its frames differ in size, and only resized crops can be cut from such")
+            raise FailureError(
+                f"{self.path}: its frames differ in size, and only resized crops can be cut from such. "
+                "Pack it with --family resized-crop"
+            )
 
     def frames(self, rows_m: np.ndarray | None = None) -> np.ndarray:
         """The raw frames of the file's rows `rows_m` (default: all), copied: (m, h, w, 3) uint8.
@@ -102,7 +107,9 @@ class Beton:
             raise FailureError(f"{self.path}: holds no rows. Pack it again: kdtool pack --force")
         height, width = int(images["height"][0]), int(images["width"][0])
         if np.any(images["mode"] != _RAW) or np.any(images["height"] != height) or np.any(images["width"] != width):
-            raise FailureError(f"{self.path}: frames are not all raw and of one size, so they cannot be mapped")
+            raise FailureError(
+                f"{self.path}: frames are not all raw and of one size, so they cannot be mapped. Use --source stream"
+            )
         frames = sliding_window_view(self.content, height * width * 3)[images["ptr"].astype(np.int64)]
         return frames.reshape(-1, height, width, 3)
 
@@ -139,6 +146,11 @@ def _stored(source: Beton, rows_m: np.ndarray | range) -> Iterator[memoryview]:
         starts = source.records_n["image"]["ptr"][rows_b].tolist()
         for start, size in zip(starts, source.bytes_n[rows_b].tolist(), strict=True):
             yield content[start : start + size]
+
+
+def file_bytes(rows: int, bytes_per_row: float, page_bytes: int = PAGE_BYTES) -> int:
+    """About what a .beton of so many rows takes on disk: whole pages, the first of which holds its head."""
+    return page_bytes * (1 + math.ceil(rows * bytes_per_row / page_bytes)) + _TABLE_BYTES * rows
 
 
 def open_beton(path: Path, made_by: str = "kdtool pack") -> Beton:
@@ -248,7 +260,7 @@ def join(pieces: Sequence[tuple[Path, Sequence[int]]], path: Path) -> str:
     ]
     ends = np.cumsum([len(rows) for _, rows in kept]).tolist()
     if not ends or ends[-1] == 0:
-        raise FailureError(f"{path}: there are no rows to write")
+        raise FailureError(f"{path}: there are no rows to write. Name one at least")
 
     def records(block: slice) -> np.ndarray:
         records_b = np.zeros(block.stop - block.start, dtype=_RECORD)

@@ -88,7 +88,7 @@ class _Checked:
         try:
             image, label = self.samples[row]
         except OSError as error:  # told apart here from one of the disk that is written to
-            raise FailureError(f"row {row}: could not be read ({error})") from error
+            raise FailureError(f"row {row}: could not be read ({error}). Mend the source, then pack again") from error
         wrong = _what_is_wrong(image, label, self.classes, self.storage)
         if wrong:
             raise FailureError(f"row {row}: expected {wrong}. Mend the source, then pack again")
@@ -249,7 +249,7 @@ def write_beton(
     fields = dict(zip(FIELDS, (storage.field(), IntField(), IntField()), strict=True))
     rows = len(samples)
     if rows == 0:
-        raise FailureError(f"{path}: there are no samples to write")
+        raise FailureError(f"{path}: there are no samples to write. Give the data set rows")
     workers = min(workers, rows)
     with whole_file(path) as temporary:
         writer = SupervisedWriter(

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.core.errors import FailureError
+from toolkit.core.errors import FailureError, did_you_mean
 from toolkit.core.files import read_json, write_json
 from toolkit.core.hashing import fingerprint
 from toolkit.core.long_lists import read_long_lists, write_long_lists
@@ -252,6 +252,9 @@ class Bundle:
 def subset_record(folder: Path) -> SubsetRecord:
     """What the bundle in `folder` says of itself; `open_bundle` looks further. Raises FailureError where it is none."""
     path = folder / "subset.json"
+    if not path.is_file():
+        known = sorted(found.parent.name for found in folder.parent.glob("*/subset.json"))
+        raise FailureError(f"{path}: not found. {did_you_mean(folder.name, known)}Run: kdtool build-subset --frac 0.5")
     record = read_json(path, "kdtool build-subset --frac 0.5")
     try:
         return record_of(SubsetRecord, record)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from toolkit.core.errors import FailureError
-from toolkit.core.files import DeferringFile, whole_file
+from toolkit.core.files import DeferringFile, did_you_mean_path, whole_file
 from toolkit.core.hashing import fingerprint
 from toolkit.core.records import record_of
 
@@ -54,7 +54,7 @@ def save_torch(path: Path, content: dict[str, Any]) -> None:
 def load_torch(path: Path, made_by: str) -> dict[str, Any]:
     """What `save_torch` wrote, on the CPU. Raises FailureError when missing, damaged or more than plain values."""
     if not path.is_file():
-        raise FailureError(f"{path}: not found. Run: {made_by}")
+        raise FailureError(f"{path}: not found. {did_you_mean_path(path)}Run: {made_by}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch also warns of files that it then refuses

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.core.errors import FailureError, UsageError
+from toolkit.core.errors import FailureError, UsageError, nearest
 
 TAIL_TEMPERATURES = (1, 2, 4, 8)
 _FULL = ("float16", "float32", "float64")  # float64 is for proofs of exactness
@@ -41,7 +41,7 @@ class Encoding(ABC):
 
     def __post_init__(self) -> None:
         if self.classes < 1:
-            raise UsageError(f"an encoding needs at least 1 class, got {self.classes}")
+            raise UsageError(f"--encoding must be of at least 1 class, got {self.classes}")
 
     @staticmethod
     def parse(name: str, classes: int) -> Encoding:
@@ -54,7 +54,9 @@ class Encoding(ABC):
         if kept:
             return TopLogits(classes, int(kept[1]))
         topk = f" and topk:K, K from 1 to {classes - 1}" if classes > 1 else ""
-        raise UsageError(f"--encoding {name}: known are float16, float32, int8{topk}")
+        near = nearest(name.lower(), [*_FULL, "int8", "topk:K"])
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(f"--encoding {name}: {hint}known are float16, float32, int8{topk}")
 
     @property
     @abstractmethod
@@ -91,7 +93,7 @@ class FullLogits(Encoding):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.dtype not in _FULL:
-            raise UsageError(f"logits of type {self.dtype} are not stored. Use one of {', '.join(_FULL)}")
+            raise UsageError(f"--encoding {self.dtype}: logits are not stored so. Use one of {', '.join(_FULL)}")
 
     @property
     def name(self) -> str:

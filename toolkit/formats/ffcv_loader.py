@@ -150,7 +150,9 @@ def one_epoch(loader: Any, pinned: bool = False) -> Iterator[Iterator[tuple[Tens
     try:
         yield (tuple(own(tensor, pinned) for tensor in batch) for batch in epoch)
         if epoch.died is not None:
-            raise FailureError(f"{loader.reader.file_name}: FFCV's loader failed ({epoch.died})") from epoch.died
+            raise FailureError(
+                f"{loader.reader.file_name}: FFCV's loader failed ({epoch.died}). Check the file: kdtool inspect"
+            ) from epoch.died
     finally:
         epoch.close()
         end_of(epoch, epoch.output_queue)

@@ -170,7 +170,9 @@ def _read(file: Path) -> dict[str, str]:
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: {getattr(error, 'problem', None)}" if mark else str(error).splitlines()[0]
-        raise UsageError(f"--class-map {file}: neither YAML nor JSON ({where})") from error
+        raise UsageError(
+            f"--class-map {file}: neither YAML nor JSON ({where}). Mend it, or name another file"
+        ) from error
     pairs = tree.value if isinstance(tree, yaml.MappingNode) else []
     if not pairs or not all(isinstance(one, yaml.ScalarNode) for pair in pairs for one in pair):
         raise UsageError(f"--class-map {file}: expected a teacher's class for each of the data's, such as 'tabby: 281'")

@@ -32,13 +32,17 @@ def own_network(arch: str, classes: int, seed: int) -> nn.Module:
     if isinstance(model, torch.jit.ScriptModule):
         raise UsageError(f"--arch {arch}: returns TorchScript. Return the network as Python defines it")
     if "_parameters" not in vars(model):
-        raise UsageError(f"--arch {arch}: {type(model).__name__} does not call super().__init__() when it is made")
+        raise UsageError(
+            f"--arch {arch}: {type(model).__name__} does not call super().__init__() when it is made. Call it first"
+        )
     if model in _BUILT:
         raise UsageError(f"--arch {arch}: returns the same network again. Build a new one in each call")
     _BUILT.add(model)
     parameters = list(model.parameters())
     if not parameters:
-        raise UsageError(f"--arch {arch}: its network ({type(model).__name__}) has no parameters")
+        raise UsageError(
+            f"--arch {arch}: its network ({type(model).__name__}) has no parameters. Give it some to train"
+        )
     if any(tensor.is_meta for tensor in (*parameters, *model.buffers())):
         raise UsageError(f"--arch {arch}: its network is on the meta device, so it has no numbers. Build it on the CPU")
     odd = [name for name, value in model.state_dict().items() if not isinstance(value, torch.Tensor)]

@@ -109,7 +109,9 @@ def timms_network(teacher: PretrainedTeacher, weights: dict[str, Any], source: s
             raise RuntimeError("timm takes none for it")
     except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:  # timm's own conversions
         reason = " ".join(str(error).split())[:300]
-        raise FailureError(f"{source}: its weights do not fit the architecture ({reason})") from error
+        raise FailureError(
+            f"{source}: its weights do not fit the architecture ({reason}). Name the network that they are of"
+        ) from error
     network.pretrained_cfg.pop("state_dict", None)  # it would be held twice
     return counted(network)
 
@@ -236,7 +238,7 @@ def _timm_file(asked: str, record: Any) -> tuple[str, HubFile | None]:
         hub = HubFile(repository, record.hf_hub_filename or _TIMM_FILE, revision or None)
         return hf_hub_url(hub.repository, hub.file, revision=hub.revision), hub
     if not record.url or record.custom_load:
-        raise UsageError(f"{asked}: timm's record of it names no file of weights that torch reads")
+        raise UsageError(f"{asked}: timm's record of it names no file of weights that torch reads. Name others")
     return record.url if isinstance(record.url, str) else record.url[0], None
 
 

@@ -108,7 +108,7 @@ def check_network(
             found = f"{str(logits_bc.dtype).removeprefix('torch.')} {tuple(logits_bc.shape)}"
             raise UsageError(f"{named}: of two {size} gives {found}, expected float logits (2, {classes})")
         if not torch.isfinite(logits_bc).all():
-            raise UsageError(f"{named}: of two {size} gives logits that are not finite, when {mode}")
+            raise UsageError(f"{named}: of two {size} gives logits that are not finite, when {mode}. Mend its layers")
         if look_like_probabilities(logits_bc.detach().float().cpu().numpy()):
             raise UsageError(f"{named}: gives probabilities when {mode}, expected logits. Leave its softmax out")
         if training and not logits_bc.requires_grad:
@@ -152,4 +152,6 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], source: str) -> Non
         model.load_state_dict(state)
     except RuntimeError as error:
         detail = re.sub(r"\s+", " ", str(error))[:300]
-        raise FailureError(f"{source}: its weights do not fit the architecture ({detail})") from error
+        raise FailureError(
+            f"{source}: its weights do not fit the architecture ({detail}). Name the network that they are of"
+        ) from error

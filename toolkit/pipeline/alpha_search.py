@@ -115,15 +115,24 @@ def search_alpha(
     }
 
 
+def search_share(request: StudentRequest, compute: Compute) -> float:
+    """How many images a search trains on, as a share of the run's own."""
+    return _times(_Bench(request, compute, "auto"))
+
+
+def _times(bench: _Bench) -> float:
+    steps = tried_on(rungs_of(bench.whole_steps), len(CANDIDATES))
+    return sum(map(bench.images_in, steps)) / images_of(bench.request)
+
+
 def _expected(bench: _Bench, rungs: tuple[int, ...], kept: int) -> str:
     """What the search will cost, in a line."""
     steps = tried_on(rungs, len(CANDIDATES))
-    times = sum(map(bench.images_in, steps)) / images_of(bench.request)
     known = f", {kept} of them kept from before" if kept else ""
     lengths = f"{rungs[0]:,} to {rungs[-1]:,} steps" if rungs[-1] > rungs[0] else _in_steps(rungs[0])
     return (
         f"searching for alpha: {len(steps)} trials of {lengths}{known}, judged by "
-        f"{bench.held_out} held-out rows; {times:.2f} times the run's images"
+        f"{bench.held_out} held-out rows; {_times(bench):.2f} times the run's images"
     )
 
 
@@ -133,10 +142,11 @@ def _in_steps(steps: int) -> str:
 
 def images_of(request: StudentRequest) -> int:
     """How many images the run itself trains on."""
-    return _images_in(request.steps, request.bundle.record.rows, request.recipe.batch_size)
+    return images_in(request.steps, request.bundle.record.rows, request.recipe.batch_size)
 
 
-def _images_in(steps: int, rows: int, batch_size: int) -> int:
+def images_in(steps: int, rows: int, batch_size: int) -> int:
+    """How many images so many steps of a run on so many rows are shown."""
     epochs, rest = divmod(steps, -(-rows // batch_size))
     return epochs * rows + min(rest * batch_size, rows)
 
@@ -182,7 +192,7 @@ class _Bench:
         return max(1, round(self.request.steps * ratio))
 
     def images_in(self, steps: int) -> int:
-        return _images_in(steps, len(self._training_t), self.request.recipe.batch_size)
+        return images_in(steps, len(self._training_t), self.request.recipe.batch_size)
 
     def trial(self, alpha: float, steps: int, progress: Progress) -> Trial:
         start_s, seen = time.perf_counter(), images_seen()

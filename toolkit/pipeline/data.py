@@ -58,12 +58,14 @@ def pack(
     least_area: int | None = None,
     on_bad: str | None = None,
     force: bool = False,
+    dry_run: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Packs `dataset` into the workspace, unless it is there already.
 
     From `max_resolution` to `on_bad` they are FolderSettings', of an image folder, whose own defaults None stands for.
-    Raises UsageError or FailureError.
+    With `dry_run` a few rows are packed into a temporary folder: the result is `Foreseen.told`. Raises UsageError or
+    FailureError.
     """
     workspace, data_dir = Workspace.at(workspace), as_path(data_dir)
     if workers is not None and workers < 1:
@@ -75,6 +77,8 @@ def pack(
     unchanged = (folder / "data.json").is_file() and not force
     if unchanged and settings is not None:
         _need_same(open_packed(folder).record, settings, data_dir, folder)
+    if dry_run:
+        return _foreseen(folder, dataset, data_dir, limit, workers, settings, unchanged, progress)
     packed = ensure_packed(workspace, dataset, data_dir, limit, force, workers, progress, settings=settings)
     record = packed.record
     for split in SPLITS:
@@ -91,6 +95,39 @@ def pack(
         "fingerprint": record.train_fingerprint,
         "unchanged": unchanged,
     }
+
+
+def _foreseen(
+    folder: Path,
+    dataset: str,
+    data_dir: Path | None,
+    limit: int | None,
+    workers: int | None,
+    settings: FolderSettings | None,
+    unchanged: bool,
+    progress: Progress,
+) -> dict[str, Any]:
+    from toolkit.pipeline.foresee.foreseen import already_there
+    from toolkit.pipeline.foresee.packing import foreseen_pack
+
+    if unchanged:
+        return already_there(open_packed(folder).folder)
+    plan = None
+    if settings is not None:
+        plan = plan_folder(dataset, _place_of_images(folder, dataset, data_dir, limit, ""), limit, settings)
+    usual = 2 if plan is None else available_cpus()
+    return foreseen_pack(folder, dataset, data_dir, limit, workers or usual, progress, plan)
+
+
+def _place_of_images(folder: Path, dataset: str, data_dir: Path | None, limit: int | None, more: str) -> Path:
+    """`data_dir`, of an image folder. Raises FailureError where it was not given."""
+    if data_dir is None:
+        again = ("" if limit is None else f" --limit {limit}") + more
+        raise FailureError(
+            f"{folder}: an image folder, and only you know where its images lie. "
+            f"Run: kdtool pack --dataset {dataset} --data-dir D{again}"
+        )
+    return data_dir
 
 
 def _folder_settings(dataset: str, given: dict[str, Any]) -> FolderSettings | None:
@@ -149,15 +186,9 @@ def ensure_packed(
                     f"Run: {pack_command(folder.name)}"
                 )
             imported(dataset, "--dataset")
-        if is_image_folder(dataset) and data_dir is None:
-            again = "" if limit is None else f" --limit {limit}"
-            again += " --force" if force else ""
-            raise FailureError(
-                f"{folder}: an image folder, and only you know where its images lie. "
-                f"Run: kdtool pack --dataset {dataset} --data-dir D{again}"
-            )
-        if is_image_folder(dataset) and data_dir is not None:
-            plan = plan_folder(dataset, data_dir, limit, settings or FolderSettings())
+        if is_image_folder(dataset):
+            place = _place_of_images(folder, dataset, data_dir, limit, " --force" if force else "")
+            plan = plan_folder(dataset, place, limit, settings or FolderSettings())
         if noisy is not None:
             how = {"workers": workers, "progress": progress, "from_file": from_file}
             base = ensure_packed(workspace, noisy[0], data_dir, limit, **how)  # type: ignore[arg-type]

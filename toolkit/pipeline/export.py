@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.core import defaults
 from toolkit.core.asked import Place, as_path
-from toolkit.core.errors import FailureError, UsageError
+from toolkit.core.errors import FailureError, UsageError, nearest
 from toolkit.core.imported import is_reference
 from toolkit.formats.cache import is_imported
 from toolkit.formats.workspace import Workspace
@@ -70,7 +70,7 @@ def load_network(path: str | Path, arch: str | None = None) -> nn.Module:
     file = _in_folder(Path(path))
     checkpoint = _load(file)
     if arch not in (None, checkpoint.arch):
-        raise UsageError(f"{file}: its network is {checkpoint.arch}, not {arch}")
+        raise UsageError(f"{file}: its network is {checkpoint.arch}, not {arch}. Leave arch out, or name that")
     if arch is None and is_reference(checkpoint.arch):
         raise UsageError(f"{file}: of a network of your own. Name it again: load_network(…, arch='{checkpoint.arch}')")
     network = built_for(file, checkpoint.arch, checkpoint.classes, checkpoint.width, asked_for=arch is not None)
@@ -98,18 +98,16 @@ def find_checkpoint(workspace: Workspace, what: str) -> Path:
         return there[0]
     imported = [path for path in caches_of(workspace, what) if is_imported(path)]
     if imported:
-        raise FailureError(f"{imported[0]}: imported logits, so there is no network of {what} to export")
+        raise FailureError(
+            f"{imported[0]}: imported logits, so there is no network of {what} to export. Name a run, or "
+            "a teacher that was trained"
+        )
     if (workspace.run(what) / "checkpoint.pt").is_file():
         raise FailureError(f"{places[0]}: not there, so the run is not finished. Run: kdtool distill --name {what}")
     made = [path for kind in ("runs/*/student.pt", "teachers/*/teacher.pt") for path in workspace.root.glob(kind)]
     known = sorted(path.parent.name for path in made) + sorted(path.stem for path in PRETRAINED_FOLDER.glob("*.pt"))
-    raise FailureError(f"{what}: neither a file nor a run or teacher here. {_nearest(what, known)}Or run: {_MADE_BY}")
-
-
-def _nearest(what: str, known: list[str]) -> str:
-    from difflib import get_close_matches
-
-    return f"Did you mean {' or '.join(get_close_matches(what, known, n=3) or known[:5])}? "
+    near = " or ".join(nearest(what, known, 3) or known[:5])
+    raise FailureError(f"{what}: neither a file nor a run or teacher here. Did you mean {near}? Or run: {_MADE_BY}")
 
 
 def _load(file: Path) -> Checkpoint:

@@ -177,7 +177,8 @@ def _test_split(workspace: Workspace, data: DataRecord, data_dir: Path | None, p
 def _check_slots(slots: int, data: DataRecord) -> None:
     if slots > data.plan.size:
         raise UsageError(
-            f"--logits: of {slots} slots, but {data.key} has {data.plan.size} views ({data.plan.geometry_in_words})"
+            f"--logits: of {slots} slots, but {data.key} has {data.plan.size} views ({data.plan.geometry_in_words}). "
+            "Give no more"
         )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from toolkit.core.asked import Place, as_path
 from toolkit.core.errors import FailureError
-from toolkit.core.files import read_json
+from toolkit.core.files import did_you_mean_path, read_json
 from toolkit.formats.beton import open_beton
 from toolkit.formats.bundle import Bundle, open_bundle
 from toolkit.formats.cache import open_cache
@@ -236,7 +236,10 @@ def inspect(path: Place) -> dict[str, Any]:
             "or a .beton, .h5 or .pt file"
         )
     if not path.exists():
-        raise FailureError(f"{path}: not found. Name a data, subset or run folder, or a .beton, .h5 or .pt file")
+        raise FailureError(
+            f"{path}: not found. {did_you_mean_path(path)}Name a data, subset or run folder, or a .beton, .h5 "
+            "or .pt file"
+        )
     if path.suffix in FILES:
         return {"path": str(path), **FILES[path.suffix](path)}
     raise FailureError(f"{path}: expected a file ending in {', '.join(FILES)}, found '{path.suffix or path.name}'")

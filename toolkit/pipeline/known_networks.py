@@ -37,9 +37,9 @@ def named_network(
             f"{path}: of the network {found.arch}, whose code only you can choose to run. Add: --arch {found.arch}"
         )
     if arch not in (None, found.arch):
-        raise UsageError(f"{path}: of the network {found.arch}, not of --arch {arch}")
+        raise UsageError(f"{path}: of the network {found.arch}, not of --arch {arch}. Leave that out")
     if width not in (None, found.width):
-        raise UsageError(f"{path}: of --width {found.width}, not {width}")
+        raise UsageError(f"{path}: of --width {found.width}, not {width}. Leave that out")
     return found
 
 
@@ -76,7 +76,9 @@ def built_for(path: Path, arch: str, classes: int, width: int, asked_for: bool) 
     except UsageError as error:
         if asked_for:
             raise
-        raise FailureError(f"{path}: names a network that can't be built ({error})") from error
+        raise FailureError(
+            f"{path}: names a network that can't be built ({error}). Use the kdtool that made it, or train it again"
+        ) from error
 
 
 def new_network(arch: str, width: int, seed: int, data: DataRecord, compute: Compute) -> torch.nn.Module:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from toolkit.core.errors import FailureError, UsageError
+from toolkit.core.errors import FailureError, UsageError, did_you_mean
 from toolkit.core.imported import LIBRARIES
 from toolkit.formats.cache import open_cache
 from toolkit.formats.workspace import Workspace
@@ -94,7 +94,8 @@ def find_teacher(workspace: Workspace, teacher: str | None, dataset: str) -> Fou
     if teacher is None:
         if dataset not in PRETRAINED:
             raise FailureError(
-                f"no teacher for {dataset} comes with kdtool. Run: kdtool train-teacher --dataset {dataset}, "
+                f"--teacher: no teacher for {dataset} comes with kdtool. Run: kdtool train-teacher "
+                f"--dataset {dataset}, "
                 "then pass its name as --teacher"
             )
         teacher = PRETRAINED[dataset]
@@ -122,10 +123,11 @@ def find_teacher(workspace: Workspace, teacher: str | None, dataset: str) -> Fou
                 f"Name it, and its --arch, as in: {cache.record.command}"
             )
     trained = sorted(path.parent.name for path in workspace.root.glob("teachers/*/teacher.pt"))
-    known = ", ".join([*trained, *PRETRAINED.values()])
+    known = [*trained, *PRETRAINED.values()]
     raise FailureError(
-        f"--teacher {teacher}: neither a file nor a teacher known here ({known}). "
-        f"Run: kdtool train-teacher --dataset {dataset} --name {teacher}, or name a library's: torchvision:resnet50"
+        f"--teacher {teacher}: neither a file nor a teacher known here ({', '.join(known)}). "
+        f"{did_you_mean(teacher, known)}Run: kdtool train-teacher --dataset {dataset} --name {teacher}, "
+        "or name a library's: torchvision:resnet50"
     )
 
 

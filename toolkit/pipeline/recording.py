@@ -48,7 +48,7 @@ def check_recording(dynamics: bool, seeds: int, snapshots: str | None, epochs: i
             "Use an early epoch, like 2"
         )
     if found[-1] > epochs:
-        raise UsageError(f"--snapshots {snapshots}: the training has {epochs} epochs")
+        raise UsageError(f"--snapshots {snapshots}: the training has {epochs} epochs. Name earlier ones")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,13 @@ def forget(folder: Path) -> None:
     finished too."""
     for name in (CHECKPOINT, SEARCH):
         (folder / name).unlink(missing_ok=True)
+
+
+def images_before(folder: Path) -> int:
+    """How many images an unfinished run there was shown in the epochs that it will go on from."""
+    if not (folder / CHECKPOINT).is_file() or not (folder / "metrics.jsonl").is_file():
+        return 0
+    return sum(json.loads(line)["images"] for line in (folder / "metrics.jsonl").read_text().splitlines())
 
 
 def compiled_settings(compiled: bool) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from toolkit.core.errors import FailureError
+from toolkit.core.errors import FailureError, did_you_mean
 from toolkit.core.files import read_json
 from toolkit.formats.workspace import IMPORTED_SCORES, Workspace
 from toolkit.pipeline.sweep.table import read_lines, sweep_folder
@@ -37,7 +37,7 @@ def _names_of(workspace: Workspace, sweep: str) -> set[str]:
         known = sorted(path.parent.name for path in workspace.root.glob("sweeps/*/sweep.yaml"))
         raise FailureError(
             f"{sweep_folder(workspace, sweep)}: no results of a sweep; there are "
-            f"{', '.join(known) or 'none yet'}. Run: kdtool sweep --name {sweep}"
+            f"{', '.join(known) or 'none yet'}. {did_you_mean(sweep, known)}Run: kdtool sweep --name {sweep}"
         )
     return {line["run"] for path in tables for line in read_lines(path) if "run" in line}
 

@@ -49,7 +49,7 @@ def runs(
     count = len(rows)
     if by is not None or baseline:
         if columns is not None:
-            raise UsageError("--columns has no meaning with --by or --against: these say what is shown")
+            raise UsageError("--columns has no meaning with --by or --against: these say what is shown. Leave it out")
         named, averaged, more = means(found, conditions, baseline, None if by is None else _named(by, "--by", found))
         rows, header = _sorted(averaged, sort), average_header(named, baseline)
         cells, notes = [average_cells(row, named) for row in rows], [*notes, *more]

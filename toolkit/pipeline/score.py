@@ -25,6 +25,8 @@ from toolkit.formats.dataset import DataRecord, PackedData
 from toolkit.formats.scores_file import Scored, ScoresRecord, open_scores, write_scores
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.data import ensure_packed
+from toolkit.pipeline.foresee.foreseen import Foreseen, already_there, may_be_dry
+from toolkit.pipeline.foresee.trials import SECONDS, seconds_of
 from toolkit.pipeline.found_scores import IMPORTED, import_command, packaged_scores, scores_path
 from toolkit.pipeline.score_compute import Wanted, wanted_scores
 from toolkit.pipeline.score_import import read_import
@@ -33,6 +35,7 @@ from toolkit.scores import DYNAMICS, FEATURES, SCORES
 
 
 @within_memory
+@may_be_dry
 def score(
     workspace: Workspace | Place = defaults.WORKSPACE,
     *,
@@ -47,25 +50,29 @@ def score(
     memory_limit: str | int | None = None,
     force: bool = False,
     device: str = defaults.DEVICE,
+    dry_run: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Computes each `score` named, or every one that what is on disk allows, into scores/<data>/<teacher>.h5; or takes
     in the numbers of the file `import_` as the score `name`, their sign turned where `low_is_hard`.
 
     What is there already, of the same definition, sources and training, is kept unless `force`. `path` is the file that
-    was computed into, None where all that was named lies elsewhere. Raises UsageError or FailureError.
+    was computed into, None where all that was named lies elsewhere. With `dry_run` each is begun, and nothing kept: the
+    result is `Foreseen.told`. Raises UsageError or FailureError.
     """
     workspace, data_dir = Workspace.at(workspace), as_path(data_dir)
     scores, imported = several(score), as_path(import_)
     if imported is None and (name is not None or low_is_hard):
         raise UsageError(f"{'--low-is-hard' if name is None else '--name'} is for --import FILE. Name the file, too")
     if imported is not None and (scores or teacher is not None):
-        raise UsageError(f"--import takes no {'--score' if scores else '--teacher'}: an imported score is of the data")
+        raise UsageError(
+            f"--import takes no {'--score' if scores else '--teacher'}: an imported score is of the data. Leave it out"
+        )
     if device not in ("auto", "cpu"):
         resolve_device(device)  # imports torch
     data = ensure_packed(workspace, dataset, data_dir, limit, progress=progress)
     if imported is not None:
-        return _import(workspace, data, imported, name, low_is_hard, force)
+        return _import(workspace, data, imported, name, low_is_hard, force, dry_run)
     asked, teacher = teacher, teacher_of(workspace, teacher, data.record)
     if teacher == IMPORTED:
         raise UsageError(f"--teacher {IMPORTED}: that name is kept for scores from outside. Copy it to another name")
@@ -79,6 +86,8 @@ def score(
         if comes_along:
             skipped = [line for line in skipped if line != sources.missing["dynamics"]]
         path = scores_path(workspace, data.record, teacher)
+        if dry_run:
+            return _foreseen(path, data, sources, wanted, fingerprints, force)
         told = _computed(path, data, sources, wanted, fingerprints, force, progress)
         if sources.cache is not None:
             of_pass = [key for key in dict.fromkeys(scores) if key in SCORES]
@@ -95,6 +104,25 @@ def score(
             "scores": told,
             "skipped": skipped,
         }
+
+
+def _foreseen(
+    path: Path,
+    data: PackedData,
+    sources: Sources,
+    wanted: list[Wanted],
+    fingerprints: dict[str, str],
+    force: bool,
+) -> dict[str, Any]:
+    old = _old(path, data, force, score_command(data.record, sources.teacher))
+    found = {key: one for key, one in old.items() if _is_fresh(one, sources, fingerprints)}
+    left = [one for one in wanted if force or not _same(found.get(one.name), one.attributes)]
+    if not left:
+        return already_there(path, scores=[])
+    seconds = sum(seconds_of(one.compute) for one in left)
+    size = data.record.train_rows * np.dtype(np.float32).itemsize * len(left)
+    basis = f"each of {len(left)} scores begun here, for {SECONDS:g} s at most"
+    return Foreseen(path, False, size, seconds / 60, basis, more={"scores": [one.name for one in left]}).told()
 
 
 def _computed(
@@ -175,7 +203,13 @@ def _record(data: DataRecord, sources: Sources | None) -> ScoresRecord:
 
 
 def _import(
-    workspace: Workspace, data: PackedData, file: Path, name: str | None, low_is_hard: bool, force: bool
+    workspace: Workspace,
+    data: PackedData,
+    file: Path,
+    name: str | None,
+    low_is_hard: bool,
+    force: bool,
+    dry_run: bool,
 ) -> dict[str, Any]:
     if name is None:
         raise UsageError(f"--import {file}: say what the score is called, with --name")
@@ -193,6 +227,9 @@ def _import(
         "source": source,
     }
     path = scores_path(workspace, record, IMPORTED)
+    if dry_run:
+        size = values_n.size * np.dtype(np.float32).itemsize
+        return Foreseen(path, False, size, 0.0, "the file was read, and is whole", more={"scores": [name]}).told()
     with only_writer(path):
         old = _old(path, data, False, import_command(record, path))
         # + 0.0, for a zero turned is -0.0

@@ -66,7 +66,7 @@ def wanted_scores(
         possible.append(f"el2n@{max(1, round(record.epochs / 10))}")
         possible += [f"grand@{epoch}" for epoch in record.snapshots]
     if not possible and sources.cache is not None and sources.cache.record.imported:
-        raise FailureError(f"nothing to compute beside what the cache holds: {skipped[-1]}")
+        raise FailureError(f"scores: nothing to compute beside what the cache holds: {skipped[-1]}")
     return [_one(sources, key, fingerprints, device) for key in possible], skipped
 
 
@@ -148,7 +148,7 @@ def _of_dynamics(sources: Sources, family: str, at: int | None) -> tuple[dict[st
     if score.of != "training" and at is None:
         raise UsageError(f"--score {family} is of one epoch: name it, such as {family}@2")
     if not 1 <= epochs <= record.epochs:
-        raise UsageError(f"--score {asked}: {dynamics.path} has epochs 1 to {record.epochs}")
+        raise UsageError(f"--score {asked}: {dynamics.path} has epochs 1 to {record.epochs}. Name one of these")
     if score.of == "training" and epochs < score.least:
         there = f"{dynamics.path} has {epochs}" if at is None else f"{at} was named"
         raise UsageError(f"--score {asked}: {family} needs {score.least} epochs at least, {there}")

@@ -130,7 +130,9 @@ def _header(path: Path, columns: list[str]) -> list[str]:
 
 def _row(path: Path, line: int, text: str, rows: int) -> int:
     if not re.fullmatch(r"\d{1,18}", text.strip(), re.ASCII) or int(text) >= rows:
-        raise FailureError(f"{path}, line {line}: row '{text.strip()[:40]}', the training rows are 0 to {rows - 1}")
+        raise FailureError(
+            f"{path}, line {line}: row '{text.strip()[:40]}', expected 0 to {rows - 1}, a training row's number"
+        )
     return int(text)
 
 
@@ -149,7 +151,7 @@ def _check_label(path: Path, line: int, row: int, entry: dict[str, str], label: 
     if found is not None and found.strip() != str(label):
         raise FailureError(
             f"{path}, line {line}: row {row} has label '{found.strip()[:40]}', here {label}. "
-            "These scores are of another data set, or of another order"
+            "These scores are of another data set, or of another order. Give those of this one"
         )
 
 

@@ -76,7 +76,7 @@ def open_sources(stack: ExitStack, workspace: Workspace, data: PackedData, teach
             missing["dynamics"] = f"{path}: {unfit}"
             dynamics = None
     if cache is None and dynamics is None:
-        raise FailureError(f"nothing to score from. {missing['cache']}. {missing['dynamics']}")
+        raise FailureError(f"scores: nothing to score from. {missing['cache']}. {missing['dynamics']}")
     return Sources(data, teacher, cache, dynamics, missing)
 
 

@@ -22,9 +22,11 @@ from toolkit.formats.workspace import Workspace
 from toolkit.models.zoo import images_seen
 from toolkit.pipeline.alpha_search import settled_alpha
 from toolkit.pipeline.data import ensure_packed
+from toolkit.pipeline.foresee.foreseen import already_there
+from toolkit.pipeline.foresee.training import foreseen_student
 from toolkit.pipeline.knowledge import Knowledge
 from toolkit.pipeline.known_networks import new_network
-from toolkit.pipeline.run_folder import earlier_result, forget, keep, timing
+from toolkit.pipeline.run_folder import earlier_result, forget, images_before, keep, timing
 from toolkit.pipeline.runtime import Compute, compute_on
 from toolkit.pipeline.sources import check_single_rows, check_source, open_source
 from toolkit.pipeline.student_request import StudentRequest, open_student_request
@@ -67,6 +69,7 @@ def distill(
     data_dir: Place | None = None,
     force: bool = False,
     checkpoint_minutes: float = defaults.CHECKPOINT_MINUTES,
+    dry_run: bool = False,
     processes: Processes = ALONE,
     progress: Progress = silent,
     on_start: Callable[[str], None] = lambda line: None,
@@ -83,7 +86,8 @@ def distill(
     finished one with the same settings is returned as it is. Started by torchrun, several processes train one student
     together. `top1` and `agreement` (percent, test split) are the last epoch's, never the best one's. `source` is one
     of pipeline.sources.SOURCES, `compile` goes through torch.compile, `memory_limit` is a size, such as "8G", that all
-    processes of this machine together keep to. Raises UsageError or FailureError.
+    processes of this machine together keep to. With `dry_run` nothing is written, and no more than a few steps are
+    tried: the result is `Foreseen.told`. Raises UsageError or FailureError.
     """
     workspace, data_dir = Workspace.at(workspace), as_path(data_dir)
     compute = compute_on(device, precision, threads, processes)
@@ -121,6 +125,11 @@ def distill(
     taken = f"subset {bundle.folder} ({bundle.record.rows:,} rows)"  # said once nothing is wrong with what was asked
     first = ", compiling first: up to a minute" if compile else ""
     folder = workspace.run(request.name if name is None else name)
+    if dry_run:
+        if earlier_result(folder / "run.json", settings, force) is not None:
+            return already_there(folder)
+        _network(request, compute)
+        return foreseen_student(folder, request, compute, source, 0 if force else images_before(folder))
     with only_writer(folder / "student.pt", processes):
         earlier = processes.first_only(lambda: earlier_result(folder / "run.json", settings, force))
         if earlier is not None:
@@ -131,7 +140,7 @@ def distill(
         if force:
             processes.first_only(lambda: forget(folder))
         settled, search = settled_alpha(request, compute, source, folder, progress=progress, on_trial=on_start)
-        images_before = images_seen()
+        seen_before = images_seen()
         targets = knowledge.targets if knowledge else None
         how = (request.recipe.batch_size, settings["seed"], compute, targets, source, request.weights_m)
         fed = open_source(bundle.images(), bundle.indices_m, bundle.data, *how)
@@ -143,7 +152,7 @@ def distill(
         trainer = Trainer(model, fed, taught, *run, seed=settings["seed"], processes=processes)
         found = {"alpha": settled} if search else None
         history = run_to_end(trainer, folder, settings, progress, on_epoch, minutes=checkpoint_minutes, found=found)
-        passes = processes.total(images_seen() - images_before - images_seen(model))
+        passes = processes.total(images_seen() - seen_before - images_seen(model))
         speed = timing(history, fed.name, trainer.compile_s)
         trained = _Trained(model, settled, alpha, search, history, speed, passes)
         return processes.first_only(lambda: _ended(folder, request, trained, test_data, compute))

@@ -18,14 +18,17 @@ from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.locks import only_writer
 from toolkit.core.memory import need, within_memory
 from toolkit.core.progress import Progress, silent
+from toolkit.core.sizes import in_words
 from toolkit.core.versions import command_line, now, versions
-from toolkit.formats.beton import Beton
+from toolkit.formats.beton import Beton, file_bytes
 from toolkit.formats.bundle import Bundle, SubsetRecord, open_bundle, rows_fingerprint, subset_record
 from toolkit.formats.cache import CacheReader, open_cache
 from toolkit.formats.dataset import PackedData, cache_command
 from toolkit.formats.weights import weights_fingerprint
 from toolkit.formats.workspace import Workspace, checked_name
 from toolkit.pipeline.data import ensure_packed
+from toolkit.pipeline.foresee.foreseen import Foreseen, already_there, may_be_dry
+from toolkit.pipeline.foresee.trials import SECONDS, copied_bytes_per_s, seconds_of
 from toolkit.pipeline.known_teachers import PRETRAINED
 from toolkit.pipeline.random_beside import essence, random_command, random_subsets
 from toolkit.pipeline.score_sources import open_cache_of, teacher_of
@@ -59,6 +62,7 @@ def build_subset(
     limit: int | None = None,
     memory_limit: str | int | None = None,
     force: bool = False,
+    dry_run: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Keeps round(frac · n) rows by `method`, one of `list_methods`, and writes them as a bundle, with the targets of
@@ -68,7 +72,8 @@ def build_subset(
     `score` names a score of the teacher's, for methods that rank (default: el2n); features and logits are those of its
     cache. `balance` keeps the classes' shares, `min_per_class` so many rows of each at least; with `nested` a smaller
     fraction is part of a larger one. `center` is for window, `drop_hardest` for stratified and d2; `device` is where
-    distances are computed. With `index_only` the images stay in the packed data. Raises UsageError or FailureError.
+    distances are computed. With `index_only` the images stay in the packed data. With `dry_run` nothing is
+    written: the result is `Foreseen.told`. Raises UsageError or FailureError.
     """
     [made] = build_subsets(
         Workspace.at(workspace),
@@ -90,12 +95,14 @@ def build_subset(
         limit=limit,
         memory_limit=memory_limit,
         force=force,
+        dry_run=dry_run,
         progress=progress,
     )
     return made
 
 
 @within_memory
+@may_be_dry
 def build_subsets(
     workspace: Workspace,
     fractions: Sequence[float],
@@ -117,6 +124,7 @@ def build_subsets(
     memory_limit: str | int | None = None,
     force: bool = False,
     dry_run: bool = False,
+    timed: bool = True,
     progress: Progress = silent,
     on_made: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> list[dict[str, Any]]:
@@ -132,8 +140,9 @@ def build_subsets(
     its rows are not chosen again where all that its method looked at is as it was. All that was asked is checked before
     the first bundle is written. Each is told to `on_made` once it is there, and stays whatever comes after it.
     `random_beside` in a result is the command of the random subset to compare with, None where it is there or asked
-    for. With `dry_run` nothing is written: a result says no more than its `name`, whether it is `there`, and the
-    teachers whose targets it `lacks`, in part or as they are now. Raises UsageError or FailureError.
+    for. With `dry_run` nothing is written: a result is `Foreseen.told`, with its `name` and, where the bundle is there,
+    the teachers whose targets it `lacks`, in part or as they are now; unless `timed`, its minutes are 0. Raises
+    UsageError or FailureError.
     """
     fractions, methods = list(dict.fromkeys(fractions)), list(dict.fromkeys(methods))
     wanted = [(method, fraction) for method in methods for fraction in fractions]
@@ -170,7 +179,8 @@ def build_subsets(
         records = [_record(asked, method, fraction, known, data, name) for method, fraction in wanted]
         folders = [workspace.root / "subsets" / checked_name(record.name) for record in records]
         if dry_run:
-            return [_foreseen(folder, record, caches) for folder, record in zip(folders, records, strict=True)]
+            foresee = partial(_foreseen, data, asked, known, caches, force, timed)
+            return [foresee(folder, record) for folder, record in zip(folders, records, strict=True)]
         if force or not all(map(_is_there, folders, records)):
             _ = known.pool  # damage in it is told before anything is written
         randoms = None if "random" in methods else random_subsets(workspace)
@@ -293,12 +303,35 @@ def _is_there(folder: Path, wanted: SubsetRecord) -> bool:
         return False
 
 
-def _foreseen(folder: Path, wanted: SubsetRecord, caches: list[CacheReader]) -> dict[str, Any]:
-    if not _is_there(folder, wanted):
-        return {"name": wanted.name, "there": False, "lacks": []}
-    bundle = open_bundle(folder)
-    lacks = [cache.record.teacher for cache in caches if adds_to(bundle, cache)]
-    return {"name": wanted.name, "there": True, "lacks": lacks}
+def _foreseen(
+    data: PackedData,
+    asked: SubsetRequest,
+    known: Known,
+    caches: list[CacheReader],
+    force: bool,
+    timed: bool,
+    folder: Path,
+    wanted: SubsetRecord,
+) -> dict[str, Any]:
+    """What is to be made of one subset: all of it, or the targets that it lacks."""
+    train, there = data.split("train"), _is_there(folder, wanted) and not force
+    lacking = [cache for cache in caches if not there or adds_to(open_bundle(folder), cache)]
+    rows = round(wanted.fraction * len(train))
+    cut = 0 if there or wanted.index_only else file_bytes(rows, float(train.bytes_n.mean()))
+    targets = sum((cache.slots * rows + data.record.test_rows) * cache.bytes_per_view for cache in lacking)
+    lacks = [cache.record.teacher for cache in lacking] if there else []
+    more = {"name": wanted.name, "rows": rows, "lacks": lacks}
+    if there and not lacks:
+        return already_there(folder, **more)
+    seconds, basis = 0.0, "not timed"
+    if timed:
+        rate = copied_bytes_per_s(train.path)
+        basis = f"{in_words(rate)} a second copied here"
+        seconds = (cut + targets) / rate
+        if not there:
+            seconds += seconds_of(lambda progress: _choose(asked, known, wanted, wanted.method, progress))
+            basis += f", and the choosing begun, for {SECONDS:g} s at most"
+    return Foreseen(folder, False, cut + targets, seconds / 60, basis, more=more).told()
 
 
 def _write(

@@ -27,6 +27,8 @@ from toolkit.formats.dataset import DataRecord
 from toolkit.formats.parts import Parts
 from toolkit.formats.workspace import Workspace, checked_name
 from toolkit.pipeline.data import bundle_and_data
+from toolkit.pipeline.foresee.foreseen import already_there, may_be_dry
+from toolkit.pipeline.foresee.training import foreseen_teacher, teacher_rate
 from toolkit.pipeline.imported_teachers import refuse_cached
 from toolkit.pipeline.known_networks import new_network
 from toolkit.pipeline.recording import Recording, check_recording
@@ -34,6 +36,7 @@ from toolkit.pipeline.run_folder import (
     compiled_settings,
     earlier_result,
     forget,
+    images_before,
     keep_record,
     keep_weights,
     timing,
@@ -60,6 +63,7 @@ class _Training:
 
 @within_memory
 @in_processes
+@may_be_dry
 def train_teacher(
     workspace: Workspace | Place = defaults.WORKSPACE,
     *,
@@ -88,6 +92,7 @@ def train_teacher(
     memory_limit: str | int | None = None,
     force: bool = False,
     checkpoint_minutes: float = defaults.CHECKPOINT_MINUTES,
+    dry_run: bool = False,
     processes: Processes = ALONE,
     progress: Progress = silent,
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
@@ -99,7 +104,8 @@ def train_teacher(
     first is the teacher. With `ema` the teacher is an average of the weights, and what is recorded is of the weights
     themselves. A killed run resumes, from its last epoch or `checkpoint_minutes`; on SIGINT and SIGTERM it saves and
     raises Stopped. Started by torchrun, several processes train it together. A finished run with the same settings is
-    returned as it is. `top1` is the last epoch's, on the test split. Raises UsageError or FailureError.
+    returned as it is. `top1` is the last epoch's, on the test split. With `dry_run` nothing is written or trained: the
+    result is `Foreseen.told`. Raises UsageError or FailureError.
     """
     workspace, data_dir = Workspace.at(workspace), as_path(data_dir)
     compute = compute_on(device, precision, threads, processes)
@@ -140,6 +146,16 @@ def train_teacher(
     probe = new_network(arch, width, seed, data.record, compute)  # refused, if it is, before anything is touched
     check_single_rows(probe, len(rows_m), settled.batch_size, data.record, processes.count)
     places = [folder, *(folder / f"seed-{seed + index}" for index in range(1, seeds))]
+    if dry_run:
+        if earlier_result(folder / "train.json", settings, force) is not None:
+            return already_there(folder / "teacher.pt")
+        loss = partial(label_loss, label_smoothing=settled.label_smoothing)
+        trial = (train, rows_m, data.record, arch, width, settled, compute, source, loss)
+        counts = _counts(len(rows_m), settled.epochs, seeds, len(shown_after), dynamics)
+        shown = 0 if force else sum(map(images_before, places))
+        return foreseen_teacher(
+            folder / "teacher.pt", probe, shown, *counts, data.record.classes, teacher_rate(*trial), compile
+        )
     unjoined = folder / "dynamics.h5.parts"
     with only_writer(folder / "teacher.pt", processes):
         earlier = processes.first_only(lambda: earlier_result(folder / "train.json", settings, force))
@@ -159,6 +175,14 @@ def train_teacher(
         heard = (progress, on_epoch, checkpoint_minutes)
         trainings = [_trained(job, index, places[index], *heard) for index in range(seeds)]
         return processes.first_only(lambda: _ended(job, folder, trainings, [unjoined, *places[1:]]))
+
+
+def _counts(
+    rows: int, epochs: int, seeds: int, snapshots: int, dynamics: bool
+) -> tuple[int, int, tuple[int, int, int]]:
+    """(images trained on, images shown to snapshots, what dynamics.h5 holds), of all seeds."""
+    recorded = (rows, epochs * seeds, snapshots * seeds) if dynamics else (0, 0, 0)
+    return rows * epochs * seeds, rows * snapshots * seeds, recorded
 
 
 @dataclass(frozen=True)

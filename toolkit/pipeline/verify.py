@@ -18,12 +18,15 @@ from toolkit.core.progress import Progress, silent
 from toolkit.formats.cache import CacheReader, open_cache
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.cache_request import Request, open_request
+from toolkit.pipeline.foresee.caching import teacher_rate
+from toolkit.pipeline.foresee.foreseen import Foreseen, may_be_dry
 from toolkit.teacher.verify import BOUNDS, deviation
 
 _SALT = 0x7E51F1
 _MADE_OTHERWISE = ("precision", "encoding")  # a cache can be verified on a machine that would not have made it so
 
 
+@may_be_dry
 def verify_cache(
     workspace: Workspace | Place = defaults.WORKSPACE,
     *,
@@ -40,12 +43,14 @@ def verify_cache(
     device: str = defaults.DEVICE,
     precision: str = defaults.PRECISION,
     threads: int | None = None,
+    dry_run: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Asks the teacher again about `samples` random (row, slot) pairs of its cache, or of a subset's targets.
 
     `teacher`, `arch`, `width` and `class_map` are as in `cache_teacher`. Raises FailureError past the bounds, or where
-    the cache is of another teacher, plan or data, and UsageError.
+    the cache is of another teacher, plan or data, and UsageError. With `dry_run` it is asked about a few rows, to see
+    how long that takes: the result is `Foreseen.told`.
     """
     if samples < 1:
         raise UsageError(f"--samples must be at least 1, got {samples}")
@@ -64,6 +69,7 @@ def verify_cache(
         device=device,
         precision=precision,
         threads=threads,
+        download=not dry_run,
         progress=progress,
     )
     with open_cache(request.path, request.made_by) as cache:
@@ -72,6 +78,9 @@ def verify_cache(
         if different:
             raise FailureError(f"{request.path}: a cache of something else ({different}). Run: {request.made_by}")
         cache.check_views(request.data.split("train").sizes_n2[request.rows_n], cache.slots)
+        if dry_run:
+            rate, basis = teacher_rate(request)
+            return Foreseen(request.path, False, 0, samples / rate / 60, basis, teacher_passes=samples).told()
         result = verified(request, cache, samples, seed, np.arange(cache.slots))
         stored = {"encoding": cache.record.encoding, "precision": cache.record.precision, "views": cache.slots}
         return {"path": str(request.path), "teacher": cache.record.teacher, **stored, **result}

@@ -103,7 +103,8 @@ def _asked_for(row_numbers: Sequence[int], rows_n: np.ndarray, where: str) -> np
         if row not in there:
             nearest = min(there, key=lambda known: abs(known - row))
             raise UsageError(
-                f"--row {row} is not among the {len(there):,} training rows of {where}; the nearest is {nearest}"
+                f"--row {row} is not among the {len(there):,} training rows of {where}; the nearest is {nearest}. "
+                "Name one of them"
             )
     return np.array(list(dict.fromkeys(row_numbers)))  # each once, in the order asked for
 
@@ -120,4 +121,6 @@ def _check_size(layout: picture.Layout, fewer_rows: str) -> None:
     smaller = ["lower --views"] * (width > _MOST) + [fewer_rows] * (height > _MOST)
     if smaller:
         ways = " and ".join(smaller) + ", or lower --scale" * (layout.scale > 1)
-        raise UsageError(f"the picture would be {width:,} × {height:,} pixels, more than {_MOST:,} a side: {ways}")
+        raise UsageError(
+            f"--montage: the picture would be {width:,} × {height:,} pixels, more than {_MOST:,} a side: {ways}"
+        )

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+_MOST_LETTERS = 3  # of a number: 8.4 MB
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns padded to their widest cell; the first is set left, the others right."""
+    """Columns padded to their widest cell; the first is set left, as are all that hold words, and numbers right."""
     widths = [max(len(line[column]) for line in [header, *rows]) for column in range(len(header))]
+    right = [column > 0 and all(_is_number(row[column]) for row in rows) for column in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
-        padded = [cells[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(cells[1:], widths[1:], strict=True))]
+        padded = (cell.rjust(w) if to else cell.ljust(w) for cell, w, to in zip(cells, widths, right, strict=True))
         return f"| {' | '.join(padded)} |"
 
-    rule = "|".join(["", "-" * (widths[0] + 2), *(f"{'-' * (width + 1)}:" for width in widths[1:]), ""])
+    rule = "|".join(["", *("-" * (w + 1) + (":" if to else "-") for w, to in zip(widths, right, strict=True)), ""])
     return "\n".join([line(header), rule, *map(line, rows)])
+
+
+def _is_number(cell: str) -> bool:
+    """Or nothing, or a sign that stands for one: ± and a count in brackets may follow it."""
+    return not cell[:1].isalpha() and sum(sign.isalpha() for sign in cell) <= _MOST_LETTERS

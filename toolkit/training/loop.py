@@ -178,7 +178,7 @@ class Trainer:
             batches = _Timed(given, under)
             for batch in batches:
                 rows, compiled_s = self._rows_of_all(batch), self.compile_s
-                loss, hits = self._step(batch)
+                loss, hits = self.take_step(batch)
                 batches.left_out_s += self.compile_s - compiled_s
                 under.losses.append(loss)
                 under.hits.append(hits)
@@ -205,7 +205,7 @@ class Trainer:
             wait_s=under.wait_s,
         )
 
-    def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def take_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(the loss, the hits), of this process's rows; over all processes they add up to the batch's."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr_at(self.recipe, self.step, self.total_steps)

@@ -83,7 +83,9 @@ class Showing:
         size = np.array((plan.height, plan.width))
         self.sizes_n2 = np.broadcast_to(size, (len(rows_n), 2)) if sizes_n2 is None else sizes_n2
         if targets is not None and targets.rows != len(rows_n):
-            raise UsageError(f"targets are for {targets.rows} rows, the images are {len(rows_n)}")
+            raise UsageError(
+                f"targets: for {targets.rows} rows, the images are {len(rows_n):,}. Cut them for the same rows"
+            )
         self.match = targets.match if targets else None
         self._slots = targets.slots if targets and self.match == "exact" else plan.size
         self._cached = targets.slots if targets and self.match == "nearest" else 0

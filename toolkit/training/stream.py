@@ -153,9 +153,12 @@ class StreamSource:
                 return
             images_bhwc, labels_b1, rows_b1 = read
             if begun != self._begun:
-                raise UsageError("this loader has begun another epoch: one at a time, or open a second loader")
+                raise UsageError("loader: it has begun another epoch. Take one at a time, or open a second loader")
             if not np.array_equal(rows_b1[:, 0].numpy(), self.showing.rows_n[at_b]):
-                raise FailureError(f"{self.loader.reader.file_name}: FFCV's loader gave other rows than asked for")
+                raise FailureError(
+                    f"{self.loader.reader.file_name}: FFCV's loader gave other rows than asked for. "
+                    "Make the file again: kdtool pack --force"
+                )
             views_b3, columns = None, None
             if self._boxes_n5 is None or self._targets is not None:
                 view_b, slot_b = self.showing.views(epoch, at_b)

@@ -31,7 +31,7 @@ class PadCrop:
         if self.padding < 0:
             raise UsageError(f"padding must be at least 0, got {self.padding}")
         if self.size > _MOST_VIEWS:
-            raise UsageError(f"padding {self.padding} makes {self.size:,} views, the most is {_MOST_VIEWS:,}")
+            raise UsageError(f"padding {self.padding} makes {self.size:,} views, and must make at most {_MOST_VIEWS:,}")
 
     @property
     def shifts(self) -> int:
@@ -70,7 +70,7 @@ class ResizedCrop:
 
     def __post_init__(self) -> None:
         if not 1 <= self.least_area <= 100:
-            raise UsageError(f"the least area of a crop must be 1 to 100 percent, got {self.least_area}")
+            raise UsageError(f"--least-area must be 1 to 100 percent, got {self.least_area}")
 
     @property
     def size(self) -> int:
@@ -142,7 +142,7 @@ FAMILIES: dict[str, Callable[[int | None, int | None], PadCrop | ResizedCrop]] =
 
 def _given(value: int | None, name: str) -> int:
     if value is None:
-        raise UsageError(f"this family of views needs a {name}")
+        raise UsageError(f"a family of views needs its {name}")
     return value
 
 

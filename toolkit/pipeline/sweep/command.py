@@ -17,13 +17,15 @@ from toolkit.core.memory import left_bytes, limit, taken_bytes, within_memory
 from toolkit.core.progress import Progress, Tick, silent
 from toolkit.core.sizes import in_words
 from toolkit.formats.workspace import Workspace
+from toolkit.pipeline.run_folder import images_before
 from toolkit.pipeline.runtime import compute_on
 from toolkit.pipeline.sources import check_source
 from toolkit.pipeline.sweep.file import need_same_study, read_sweep
+from toolkit.pipeline.sweep.foreseen import foreseen_sweep
 from toolkit.pipeline.sweep.pool import refuse_unguarded, train_all
-from toolkit.pipeline.sweep.prepare import Prepared, prepare, survey
+from toolkit.pipeline.sweep.prepare import Prepared, prepare
 from toolkit.pipeline.sweep.request import Cell, Sweep, label_of
-from toolkit.pipeline.sweep.resolve import Run, finished, images_before
+from toolkit.pipeline.sweep.resolve import Run, finished
 from toolkit.pipeline.sweep.table import Table, results_path, write_asked
 from toolkit.pipeline.sweep.worker import Done, Failed, How
 
@@ -158,7 +160,7 @@ def run_sweep(
     takes the i-th of n parts, a fixed choice of the distinct cells.
 
     `memory_limit` is of this process and all jobs together. With `dry_run` nothing is written: the result tells what
-    there is to do. Raises UsageError or FailureError, and Stopped on SIGINT or SIGTERM.
+    there is to do, and is `Foreseen.told`. Raises UsageError or FailureError, and Stopped on SIGINT or SIGTERM.
     """
     refuse_unguarded()
     jobs, threads = _shared_out(asked, jobs, threads)
@@ -171,7 +173,7 @@ def run_sweep(
         on_note(f"--shard {shard[0]}/{shard[1]} has no cells: there are {distinct} distinct ones")
     if dry_run:
         Table(path, cells)  # a damaged one is told
-        return _foreseen(workspace, asked, path, survey(workspace, asked, cells), cells, jobs)
+        return foreseen_sweep(workspace, asked, path, cells, jobs, source, data_dir, progress)
     how = How(workspace, asked.device, asked.precision, asked.compile, threads, source, data_dir, share_of_memory(jobs))
     with only_writer(path):
         course = _Course(asked, Table(path, cells), on_cell)
@@ -282,7 +284,7 @@ class _Course:
             if result is None:
                 remaining.append(run)
                 self.table.not_done(run.cells)
-                self.shown[run.key] = min(images_before(workspace, name), run.images)
+                self.shown[run.key] = min(images_before(workspace.run(name)), run.images)
             elif not self.table.says(run.cells, name, result):
                 self._done(run, Done(name, result, 0.0))
         self.runs = len(prepared.runs) + len(prepared.unfit)
@@ -331,26 +333,3 @@ class _Course:
     def _tell(self, label: str, said: str) -> None:
         self.ended += 1
         self.on_cell(f"[{self.ended}/{self.runs}] {label}: {said}")
-
-
-def _foreseen(
-    workspace: Workspace, asked: Sweep, path: Path, found: Prepared, cells: list[Cell], jobs: int
-) -> dict[str, Any]:
-    """What a dry run tells: of each distinct cell its state, and what there is to make."""
-    runs = {cell: run for run in found.runs for cell in run.cells}
-    states: dict[Any, dict[str, Any]] = {}
-    for cell in cells:
-        run = runs.get(cell)
-        same = asked.essence(cell) if run is None else run.key
-        if same not in states:
-            done = run is not None and finished(workspace, run)[1] is not None
-            states[same] = {"cell": label_of(cell, asked.varied), "state": "done" if done else "to do"}
-    return {
-        "path": str(path),
-        "cells": len(cells),
-        "runs": len(states),
-        "done": sum(state["state"] == "done" for state in states.values()),
-        "jobs": jobs,
-        "to_make": found.to_make,
-        "listing": list(states.values()),
-    }

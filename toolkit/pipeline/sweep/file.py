@@ -59,7 +59,7 @@ def _from_yaml(file: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: {getattr(error, 'problem', None)}" if mark else str(error).splitlines()[0]
-        raise UsageError(f"{file}: not YAML ({where})") from error
+        raise UsageError(f"{file}: not YAML ({where}). Mend it, or name another file") from error
     if not isinstance(content, dict):
         raise UsageError(f"{file}: expected keys and values such as 'frac: [0.1, 0.5]', found {type(content).__name__}")
     said: dict[str, Any] = {}
@@ -68,7 +68,7 @@ def _from_yaml(file: Path) -> dict[str, Any]:
         if known not in _KINDS:
             raise UsageError(f"{file}: {unknown_name('key', str(key), [_option(name) for name in _KINDS])}")
         if known in said:
-            raise UsageError(f"{file}: {_option(known)} stands there twice")
+            raise UsageError(f"{file}: {_option(known)} stands there twice. Keep one")
         said[known] = _value(known, value, f"{file}: {_option(known)}")
     return said
 

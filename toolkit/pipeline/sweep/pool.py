@@ -142,7 +142,7 @@ def _need_started(worker: _Worker) -> None:
     """Raises FailureError for a process that ended by itself before it was there: so would every other."""
     if worker.dead and not worker.ready and (worker.process.exitcode or 0) > 0:
         raise FailureError(
-            f"a process of the sweep could not start (exit code {worker.process.exitcode}): what it said stands above. "
+            f"sweep: a process of it could not start (exit code {worker.process.exitcode}): what it said stands above. "
             f"A Python script must call sweep under {_GUARD}"
         )
 

@@ -151,8 +151,8 @@ def prepare(
     """Makes what these cells lack. A subset that cannot be built leaves its cells unfit, and stops no others; all else
     is refused at once. What another process is just making is waited for. Raises UsageError or FailureError."""
     compute = compute_on(sweep.device, sweep.precision)
-    if not _packed_in(workspace, sweep):
-        _check_names(workspace, sweep, cells)
+    if not packed_in(workspace, sweep):
+        check_names(workspace, sweep, cells)
     how: dict[str, Any] = {"data_dir": data_dir, "progress": progress}
     data = patiently(lambda: ensure_packed(workspace, sweep.dataset, limit=sweep.limit, **how), on_note)
     ground = _Ground.of(workspace, sweep, compute, data)
@@ -178,9 +178,6 @@ def survey(workspace: Workspace, sweep: Sweep, cells: list[Cell]) -> Prepared:
     """What `prepare` would make, in words, and the runs of cells that lack nothing. Writes nothing."""
     compute = compute_on(sweep.device, sweep.precision)
     folder = workspace.data(data_key(sweep.dataset, sweep.limit))
-    if not _packed_in(workspace, sweep):
-        _check_names(workspace, sweep, cells)
-        return Prepared([], {}, [f"{folder}: the packed data, without which no run is known to be done; then the rest"])
     ground = _Ground.of(workspace, sweep, compute, open_packed(folder))
     to_make = _missing_caches(ground, cells)
     ready = [cell for cell in cells if not cell.needs_teacher or cell.teacher in ground.named]
@@ -192,11 +189,11 @@ def survey(workspace: Workspace, sweep: Sweep, cells: list[Cell]) -> Prepared:
     return Prepared(runs, {}, list(dict.fromkeys(to_make)))
 
 
-def _packed_in(workspace: Workspace, sweep: Sweep) -> bool:
+def packed_in(workspace: Workspace, sweep: Sweep) -> bool:
     return (workspace.data(data_key(sweep.dataset, sweep.limit)) / "data.json").is_file()
 
 
-def _check_names(workspace: Workspace, sweep: Sweep, cells: list[Cell]) -> None:
+def check_names(workspace: Workspace, sweep: Sweep, cells: list[Cell]) -> None:
     """Raises UsageError or FailureError for data, teachers and architectures that are none: packing takes minutes."""
     if check_dataset(sweep.dataset, sweep.limit) is None and is_reference(sweep.dataset):
         imported(sweep.dataset, "--dataset")
@@ -225,7 +222,7 @@ def _missing_caches(ground: _Ground, cells: list[Cell]) -> list[str]:
 def _missing_subsets(ground: _Ground, group: list[Chosen]) -> list[str]:
     """In words, with the targets that are to be cut; the names of subsets that are there are noted."""
     try:
-        results = ground.built(group, dry_run=True)
+        results = ground.built(group, dry_run=True, timed=False)
     except FailureError as error:
         if len(group) > 1:
             return [line for one in group for line in _missing_subsets(ground, [one])]
@@ -233,7 +230,7 @@ def _missing_subsets(ground: _Ground, group: list[Chosen]) -> list[str]:
     lines = []
     for one, found in zip(group, results, strict=True):
         folder = ground.workspace.root / "subsets" / found["name"]
-        if found["there"]:
+        if found["there"] or found["lacks"]:
             ground.subsets[one], ground.lacks[one] = found["name"], found["lacks"]
             lines += [f"{folder}: the targets of {teacher}, to be cut again" for teacher in found["lacks"]]
         else:

@@ -115,7 +115,8 @@ class Sweep:
         weighing, weighed = [name for name, method in METHODS.items() if method.weighted], set(self.method)
         if self.weights and not weighed & set(weighing):
             raise UsageError(
-                f"--weights has no meaning for --method {', '.join(self.method)}: only {', '.join(weighing)} give them"
+                f"--weights has no meaning for --method {', '.join(self.method)}: only {', '.join(weighing)} "
+                "give them. Leave it out"
             )
         with_beta = [name for name in LOSSES if knows_beta(name)]
         if self.beta is not None and not set(self.loss) & set(with_beta):

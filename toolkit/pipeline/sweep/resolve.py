@@ -88,14 +88,6 @@ def finished(workspace: Workspace, run: Run) -> tuple[str, dict[str, Any] | None
     return name, None  # whoever trains there is told what is wrong with it
 
 
-def images_before(workspace: Workspace, name: str) -> int:
-    """How many images an unfinished run of that name was shown in the epochs that it will go on from."""
-    folder = workspace.run(name)
-    if not (folder / CHECKPOINT).is_file() or not (folder / "metrics.jsonl").is_file():
-        return 0
-    return sum(json.loads(line)["images"] for line in (folder / "metrics.jsonl").read_text().splitlines())
-
-
 def _begun_otherwise(folder: Path, settings: dict[str, Any]) -> bool:
     """Whether a run with other settings has begun there: its training, or its search for an alpha."""
     begun = {CHECKPOINT: load_torch, SEARCH: read_json}
