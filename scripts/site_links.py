@@ -1,6 +1,6 @@
 """What mkdocs needs told of these pages: links to files of the repository outside docs/ lead nowhere on the site, so
-there they become the file's name; the guide's pictures, which `make paper` draws, may be missing; and what the search
-takes from elsewhere to work on pages opened from the disk is replaced by docs/assets/worker.js."""
+there they become the file's name; and what the search takes from elsewhere to work on pages opened from the disk is
+replaced by docs/assets/worker.js."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 _LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<path>\.\./[^)#\s]+)(?:#[^)\s]*)?\)")
-_DRAWN = re.compile(r"!\[(?P<text>[^\]]*)\]\((?P<path>guide/[^)]+\.png)\)")
 _FETCHED = "https://unpkg.com/iframe-worker/shim"
 log = logging.getLogger("mkdocs.plugins.site_links")
 
@@ -29,10 +28,7 @@ def on_page_markdown(markdown: str, page: Any, **more: Any) -> str:
         name = target.relative_to(ROOT) if target.is_relative_to(ROOT) else target.name
         return f"`{name}`" if found["text"].strip("`") == str(name) else f"{found['text']} (`{name}` in the repository)"
 
-    def drawn(found: re.Match[str]) -> str:
-        return found[0] if (folder / found["path"]).is_file() else f"*{found['text']}: not drawn yet, by `make paper`*"
-
-    return _LINK.sub(named, _DRAWN.sub(drawn, markdown))
+    return _LINK.sub(named, markdown)
 
 
 def on_post_page(output: str, page: Any, **more: Any) -> str:

@@ -38,7 +38,7 @@ ONLY_PARSED = {
     "docs/imagenet.md": "needs ImageNet and GPUs",
     "docs/python.md": "tests/test_docs_python.py runs it",
 }
-# README shows no whole session: what its programs take for granted
+# What the programs in README.md take for granted
 README_FIRST = ["kdtool cache-teacher", "kdtool build-subset --frac 0.5"]
 README_SMALL = (500, ["--epochs", "1"])
 
