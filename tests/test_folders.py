@@ -591,13 +591,13 @@ def test_bad_files_fail_after_all_were_looked_at_and_mending_goes_on(
 
 def counted_parts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The rows of each part that is written from now on."""
-    rows, write = [], folder_pack._write_part
+    rows, write = [], folder_pack.write_part
 
     def counting(path: Path, of: object, rows_m: np.ndarray, *how: object) -> object:
         rows.append(len(rows_m))
         return write(path, of, rows_m, *how)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(folder_pack, "_write_part", counting)
+    monkeypatch.setattr(folder_pack, "write_part", counting)
     return rows
 
 

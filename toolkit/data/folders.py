@@ -178,7 +178,7 @@ def _names_file() -> Iterator[IO[bytes]]:
             yield names
     except OSError as error:  # of this file: the folder's own are refused where they are met
         raise FailureError(
-            f"{tempfile.gettempdir()}: the files' names could not be kept there ({error.strerror}). "
+            f"{tempfile.gettempdir()}: the files' names could not be kept in a temporary file ({error.strerror}). "
             "Free some space there, or set "
             "TMPDIR to another folder"
         ) from error
