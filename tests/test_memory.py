@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import tracemalloc
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -130,12 +131,14 @@ def streamed(files: dict[int, Path], plan: Plan, match: str | None, hold: bool =
             logits_knc = np.memmap(files[0], np.float16, "r", shape=(SLOTS, rows, CLASSES))
             targets = Targets.of_logits(np.array(logits_knc[:1]) if hold else np.asarray(logits_knc), match)
         shown = (plan, [0.5] * 3, [0.5] * 3, BATCH, 0)
-        rows_m = np.arange(rows)  # held by the command all the time
-        source = StreamSource(open_beton(files[rows]), rows_m, *shown, targets=targets)
+        # held by the command all the time, as those of a bundle that is weighted
+        rows_m, weights_m = np.arange(rows, dtype=np.int32), np.ones(rows, np.float32)
+        held = rows_m, rows_m.copy(), weights_m
+        source = StreamSource(open_beton(files[rows]), rows_m, *shown, targets=targets, weights_n=weights_m)
         batches = source.batches(0)
         next(batches)
         batches.close()
-        return source, rows_m
+        return source, held
 
     return act
 
@@ -145,6 +148,8 @@ def without_ffcv(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolkit.formats.ffcv_loader, "open_loader", NoFFCV)
     monkeypatch.setattr(toolkit.formats.ffcv_loader, "one_epoch", _epoch_of_none)
     monkeypatch.setattr("toolkit.training.stream._VIEWS_BYTES", 0)
+    monkeypatch.setattr("toolkit.training.stream._BOXES_AT_A_TIME", 1 << 10)  # less than FEW, as what else is constant
+    monkeypatch.setattr("toolkit.formats.beton._BLOCK_ROWS", 1 << 10)
 
 
 @pytest.mark.parametrize("match", [None, "exact", "nearest", "mean"])
@@ -172,7 +177,7 @@ def test_ffcv_is_told_the_order_that_the_batches_have(
         weights_n=np.ones(len(rows_m)),
         part=part,
     )
-    assert np.shares_memory(source.loader.indices, rows_m)
+    assert source._indices_n is rows_m and source.loader.indices is None
     for epoch, start in ((0, 0), (3, 2)):
         batches = source.batches(epoch, start)
         next(batches)
@@ -196,6 +201,9 @@ def test_ffcvs_own_loaders_are_left_as_they_are(files: dict[int, Path], monkeypa
     assert classes() == untouched
     one, other = (ffcv_loader.open_loader(files[FEW], size) for size in (7000, 9000))
     assert classes() == untouched and type(one.memory_manager) is type(other.memory_manager) is ffcv_loader._LeanManager
+    rows_n = weakref.ref(one.indices)
+    ffcv_loader.ordered_by(one, SimpleNamespace(sample_order=lambda epoch: np.arange(FEW, dtype=np.uint64)))
+    assert rows_n() is None
     with ffcv_loader.one_epoch(one) as ours, ffcv_loader.one_epoch(other) as others:
         assert classes() == untouched
         assert [len(batch[0]) for batch in ours] == [7000, 7000, 6000]

@@ -83,7 +83,7 @@ class _RowLoader:
     """An FFCV Loader over a whole file that is told which rows to decode and, for resized crops, in which boxes."""
 
     def __init__(self, beton: Beton, plan: Plan, batch_size: int, workers: int) -> None:
-        from toolkit.formats.ffcv_loader import open_loader
+        from toolkit.formats.ffcv_loader import open_loader, ordered_by
 
         self._positions_m = np.empty(0, dtype=np.uint64)
         self._boxes_n5, decoder = None, None
@@ -95,7 +95,7 @@ class _RowLoader:
             self._boxes_n5 = no_boxes(len(beton))
             decoder = BoxDecoder(self._boxes_n5, plan.height, plan.width)
         self._loader = open_loader(beton.path, batch_size, workers=workers, decoder=decoder)
-        self._loader.traversal_order = self
+        ordered_by(self._loader, self)
 
     def sample_order(self, epoch: int) -> np.ndarray:
         """FFCV asks for the rows of an epoch."""

@@ -67,7 +67,7 @@ class StreamSource:
         weights_n: np.ndarray | None = None,
         part: tuple[int, int] = (0, 1),
     ) -> None:
-        from toolkit.formats.ffcv_loader import open_loader
+        from toolkit.formats.ffcv_loader import open_loader, ordered_by
 
         self.batch_size, self._device, self._part = batch_size, device, part
         sizes_n2 = None if plan.finite else images.sizes_n2[indices_n]
@@ -90,9 +90,8 @@ class StreamSource:
         share = share_of(min(batch_size, len(indices_n)), *part)
         size = share.stop - share.start  # of every batch but the last, which has no more
         self.loader = open_loader(images.path, size, indices_n, workers=workers, decoder=decoder)
-        self._indices_n = self.loader.indices  # uint64, held once
-        # FFCV refuses an order of one's own at construction (it checks the wrong thing), but asks for it each epoch
-        self.loader.traversal_order = self
+        self._indices_n = indices_n
+        ordered_by(self.loader, self)
 
     def __len__(self) -> int:
         return len(self.showing)
