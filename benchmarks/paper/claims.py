@@ -216,7 +216,8 @@ def side_by_side(found: Mapping[str, Sequence[Judged]]) -> str:
     rows = [
         [claim, SAID[claim], setting, *(verdict[key, claim, setting] for key in found)] for claim, setting in places
     ]
-    return table(["", "claim", "setting", *found], rows)
+    header = ["", "claim", "setting", *found]
+    return table(header, rows, header)
 
 
 def in_words(found: Sequence[Judged]) -> str:
@@ -230,4 +231,5 @@ def in_words(found: Sequence[Judged]) -> str:
             shown = f"{cell.mean:+.2f} [{cell.low:+.2f}, {cell.high:+.2f}] ({name})"
         cells = f"{len(there)} of {len(one.cells)}"
         rows.append([one.claim, one.setting, f"{word} {one.threshold:g}", shown, cells, one.verdict])
-    return table(["claim", "setting", "threshold", "weakest cell [95 %]", "cells", "verdict"], rows)
+    header = ["claim", "setting", "threshold", "weakest cell [95 %]", "cells", "verdict"]
+    return table(header, rows, ("setting", "verdict"))

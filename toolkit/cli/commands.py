@@ -323,7 +323,8 @@ def _show_methods(as_json: bool) -> None:
         [name, ", ".join(how["needs"]) or "nothing", "yes" if how["weights"] else "", how["cost"], how["paper"]]
         for name, how in methods.items()
     ]
-    opt.show(methods, as_json, table(["method", "needs", "weights", "cost", "paper"], rows))
+    header = ["method", "needs", "weights", "cost", "paper"]
+    opt.show(methods, as_json, table(header, rows, header))
 
 
 @click.command()

@@ -69,7 +69,11 @@ def ls(as_json: bool, all_runs: bool, **asked: Any) -> None:
         size = in_words(sum(one["bytes"] for one in folded))
         rows.append([f"run, {len(folded):,} of them", size, "", "kdtool runs lists them, ls --all too"])
     stale = [f"stale: {one['kind']} {one['name']}: {one['stale']}" for one in found if one["stale"]]
-    shown = table(["artifact", "size", "from", "is"], rows) if rows else "nothing yet. Run: kdtool cache-teacher"
+    shown = (
+        table(["artifact", "size", "from", "is"], rows, ("from", "is"))
+        if rows
+        else "nothing yet. Run: kdtool cache-teacher"
+    )
     total = f"{result['workspace']}: {in_words(result['bytes'])}, {len(stale)} stale"
     opt.show(result, as_json, shown, *stale, total)
 

@@ -231,7 +231,7 @@ def _all_arrived(store: Any, count: int) -> None:
     while here < count:
         if time.monotonic() > deadline_s:
             raise FailureError(
-                f"{here} of {count} processes arrived within {_ARRIVED_WITHIN_S:g} s. Look at what the others say"
+                f"only {here} of {count} processes arrived within {_ARRIVED_WITHIN_S:g} s. Look at what the others say"
             )
         time.sleep(0.02)
         here = store.add(_ARRIVED, 0)
