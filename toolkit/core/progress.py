@@ -1,10 +1,7 @@
-"""Progress with rate and time left: one line that is drawn again on a terminal, a plain line now and then elsewhere.
-Always on stderr.
+"""Progress with rate and time left: a bar on a terminal, a plain line now and then elsewhere. Always on stderr.
 
 Stages take a `Progress` as an argument and never print; `silent` is what Python callers get unless they pass another.
-The line on a terminal is never wider than the terminal is at that moment, and is drawn with a carriage return and
-blanks alone: no colours, no escape sequences. A terminal that calls itself dumb, a pipe, a file and a notebook get
-plain lines.
+A terminal that calls itself dumb, a pipe, a file and a notebook get plain lines.
 """
 
 from __future__ import annotations
@@ -14,8 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import ClassVar
-from unicodedata import east_asian_width
 
 Tick = Callable[[int], None]  # so many more are done; below 0, so many of the total will not be done after all
 Progress = Callable[[str, int, str], AbstractContextManager[Tick]]
@@ -23,8 +18,6 @@ Progress = Callable[[str, int, str], AbstractContextManager[Tick]]
 _SECONDS_BETWEEN_LINES = 15.0
 _LATER_TIMES = 20  # as long between two lines, in the end
 _SECONDS_BETWEEN_DRAWINGS = 0.1
-_MOST_COLUMNS, _USUAL_COLUMNS = 100, 80
-_BAR = 24  # columns at most
 
 
 @contextmanager
@@ -70,90 +63,21 @@ def _rate(a_second: float) -> str:
     return f"{a_second:,.0f}" if a_second >= 10 else f"{a_second:.2g}"
 
 
-def line_within(columns: int, what: str, done: int, total: int, unit: str, elapsed_s: float, bar: str = "█░") -> str:
-    """The fullest line of progress that fits into so many columns: the bar goes first, then the rate, then the time
-    left, then the count, and the name last. `bar` are the signs of what is done and what is left."""
-    share = min(1.0, done / total) if total > 0 else 0.0
-    percent = f"{what} {share:4.0%}"
-    count = f"{percent} {done:,}/{total:,} {unit}"
-    left = rate = count
-    if done and elapsed_s > 0:
-        a_second = done / elapsed_s
-        left = f"{count}, {duration_in_words(max(total - done, 0) / a_second)} left"
-        rate = f"{count}, {_rate(a_second)} {unit}/s{left.removeprefix(count)}"
-    room = min(_BAR, columns - _width(rate) - 1)
-    full = round(share * room)
-    drawn = [f"{percent} {bar[0] * full}{bar[1] * (room - full)}{rate.removeprefix(percent)}"] if room >= 6 else []
-    return next((line for line in (*drawn, rate, left, count, percent) if _width(line) <= columns), _cut(what, columns))
-
-
-def _width(line: str) -> int:
-    """In columns: Chinese and Japanese signs take two."""
-    return sum(2 if east_asian_width(sign) in "WF" else 1 for sign in line)
-
-
-def _cut(line: str, columns: int) -> str:
-    while line and _width(line) > columns:
-        line = line[:-1]
-    return line
-
-
-class _Line:
-    """The line on a terminal. Those begun while another is shown stand in its place until they end."""
-
-    shown: ClassVar[list[_Line]] = []  # the innermost last
-
-    def __init__(self, what: str, total: int, unit: str) -> None:
-        self.what, self.total, self.unit = what, total, unit
-        self.done, self.drawn = 0, 0
-        self.start_s = self.last_s = time.monotonic()
-
-    def tick(self, n: int) -> None:
-        self.done, self.total = self.done + max(n, 0), self.total + min(n, 0)
-        now_s = time.monotonic()
-        if now_s - self.last_s >= _SECONDS_BETWEEN_DRAWINGS and _Line.shown[-1] is self:
-            self.last_s = now_s
-            self.draw()
-
-    def draw(self) -> None:
-        columns = _columns()
-        bar = "█░" if "utf" in (sys.stderr.encoding or "").lower() else "#-"
-        elapsed_s = time.monotonic() - self.start_s
-        line = line_within(columns, self.what, self.done, self.total, self.unit, elapsed_s, bar)
-        blanks = " " * max(0, min(self.drawn, columns) - _width(line))
-        sys.stderr.write(f"\r{line}{blanks}")
-        sys.stderr.flush()
-        self.drawn = _width(line)
-
-    def erase(self) -> None:
-        sys.stderr.write(f"\r{' ' * min(self.drawn, _columns())}\r")
-        sys.stderr.flush()
-        self.drawn = 0
-
-
-def _columns() -> int:
-    """What a line may take now: one less than the terminal has, as many wrap where its last column is written."""
-    try:
-        found = os.get_terminal_size(sys.stderr.fileno()).columns
-    except (OSError, ValueError):
-        found = 0
-    return min(_MOST_COLUMNS, found or _USUAL_COLUMNS) - 1  # a terminal that nobody told its size says 0
-
-
 @contextmanager
-def _line(what: str, total: int, unit: str) -> Iterator[Tick]:
-    if _Line.shown:
-        _Line.shown[-1].erase()
-    line = _Line(what, total, unit)
-    _Line.shown.append(line)
-    try:
-        line.draw()
-        yield line.tick
-    finally:
-        line.erase()
-        _Line.shown.remove(line)
-        if _Line.shown:
-            _Line.shown[-1].draw()
+def _bar(what: str, total: int, unit: str) -> Iterator[Tick]:
+    from tqdm import tqdm
+
+    how = {"dynamic_ncols": True, "leave": False, "mininterval": _SECONDS_BETWEEN_DRAWINGS}
+    with tqdm(total=total, desc=what, unit=f" {unit}", unit_scale=True, file=sys.stderr, **how) as bar:
+
+        def tick(n: int) -> None:
+            if n < 0:
+                bar.total += n
+                bar.refresh()
+            else:
+                bar.update(n)
+
+        yield tick
 
 
 def _can_draw_again() -> bool:
@@ -161,15 +85,15 @@ def _can_draw_again() -> bool:
 
 
 def on_stderr(what: str, total: int, unit: str) -> AbstractContextManager[Tick]:
-    """One line that is drawn again where stderr is a terminal; elsewhere a line now and then: see
-    `seconds_to_next_line`."""
-    return (_line if _can_draw_again() else _plain_lines)(what, total, unit)
+    """A bar where stderr is a terminal; elsewhere a line now and then: see `seconds_to_next_line`."""
+    return (_bar if _can_draw_again() else _plain_lines)(what, total, unit)
 
 
 def line_above(line: str) -> None:
-    """A line on stderr; where one of progress stands there, above it."""
-    if _Line.shown:
-        _Line.shown[-1].erase()
-    print(line, file=sys.stderr, flush=True)
-    if _Line.shown:
-        _Line.shown[-1].draw()
+    """A line on stderr; where a bar stands there, above it."""
+    if _can_draw_again():
+        from tqdm import tqdm
+
+        tqdm.write(line, file=sys.stderr)
+    else:
+        print(line, file=sys.stderr, flush=True)
