@@ -50,9 +50,9 @@ def fail() -> None:
 
 # What happens just before a call: to the second process, or the one whose "rank" it is
 DISTURBED: dict[str, tuple[Any, str, Callable[[], None]]] = {
-    "kill": (Trainer, "_step", kill),
-    "terminate": (Trainer, "_step", terminate),
-    "fail": (Trainer, "_step", fail),
+    "kill": (Trainer, "take_step", kill),
+    "terminate": (Trainer, "take_step", terminate),
+    "fail": (Trainer, "take_step", fail),
     "kill at a part": (Parts, "save", kill),
     "kill on the way": (toolkit.core.processes, "_all_arrived", kill),
     "kill before a checkpoint": (toolkit.training.run, "save_torch", kill),

@@ -93,7 +93,7 @@ def test_a_row_learned_to_the_last_digit_keeps_its_error():
 def test_what_is_recorded_is_what_the_training_forward_said(workspace: Path, monkeypatch: pytest.MonkeyPatch):
     """The loop's own logits, listened to by a second ear."""
     heard: list[tuple[np.ndarray, ...]] = []
-    step = Trainer._step
+    step = Trainer.take_step
 
     def listening(trainer: Trainer, batch: Any) -> Any:
         forward = trainer._forward_for(batch)
@@ -108,7 +108,7 @@ def test_what_is_recorded_is_what_the_training_forward_said(workspace: Path, mon
         monkeypatch.delattr(trainer, "_forward_for")
         return done
 
-    monkeypatch.setattr(Trainer, "_step", listening)
+    monkeypatch.setattr(Trainer, "take_step", listening)
     folder = trained(workspace, "heard", "--epochs", 3)
     steps = len(heard) // 3
     logits_enc = np.zeros((3, 200, 10), dtype=np.float32)

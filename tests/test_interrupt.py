@@ -55,7 +55,7 @@ def workspace(digits: Path, tmp_path: Path) -> Workspace:
 @contextmanager
 def told_at(step: int, monkeypatch: pytest.MonkeyPatch, *numbers: signal.Signals) -> Iterator[None]:
     """A training inside is sent the signals while it makes this step, from 1."""
-    act = Trainer._step
+    act = Trainer.take_step
 
     def interrupted(trainer: Trainer, batch: Any) -> Any:
         if trainer.step == step - 1:
@@ -64,7 +64,7 @@ def told_at(step: int, monkeypatch: pytest.MonkeyPatch, *numbers: signal.Signals
         return act(trainer, batch)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_step", interrupted)
+        patched.setattr(Trainer, "take_step", interrupted)
         yield
 
 
@@ -136,7 +136,7 @@ def test_a_training_in_a_process_of_its_own_ends_with_the_shells_exit_code(
     workspace: Workspace, number: signal.Signals
 ):
     words = [*TRAINING, "-w", workspace.root, "--name", "told"]
-    with stopped_at(Moment("toolkit.training.loop", "Trainer._step", 7), *words) as process:
+    with stopped_at(Moment("toolkit.training.loop", "Trainer.take_step", 7), *words) as process:
         process.send_signal(number)
         process.send_signal(signal.SIGCONT)
         out, err = process.communicate(timeout=60)

@@ -205,7 +205,7 @@ class Killed(BaseException):
 @contextmanager
 def killed_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A training inside makes so many steps, and dies before the next one."""
-    step, made_so_far = Trainer._step, 0
+    step, made_so_far = Trainer.take_step, 0
 
     def counted(trainer: Trainer, batch: Any) -> Any:
         nonlocal made_so_far
@@ -215,7 +215,7 @@ def killed_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return step(trainer, batch)
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(Trainer, "_step", counted)
+        patched.setattr(Trainer, "take_step", counted)
         yield
 
 
@@ -294,7 +294,7 @@ def test_law_3_sigkills_at_random_steps_of_a_teacher_leave_the_same_dynamics(tmp
     rng = np.random.default_rng(1)
     for _ in range(10):
         steps = int(rng.integers(1, 5))
-        killed_at(Moment("toolkit.training.loop", "Trainer._step", steps + 1), *words, "killed")
+        killed_at(Moment("toolkit.training.loop", "Trainer.take_step", steps + 1), *words, "killed")
     killed, whole = (Path(str(made(*words, name)["path"])).parent for name in ("killed", "whole"))
     assert untimed(killed / "metrics.jsonl") == untimed(whole / "metrics.jsonl")
     found, expected = (everything_in(folder / "dynamics.h5") for folder in (killed, whole))
@@ -394,7 +394,7 @@ def test_a_training_state_of_0_4_without_a_teacher_is_gone_on_with(
 def test_law_3_a_sigkill_within_an_epoch(digits: Path, tmp_path: Path):
     shutil.copytree(digits, tmp_path, dirs_exist_ok=True)
     words = [*TRAINING, "-w", tmp_path, "--checkpoint-minutes", EVERY_STEP, "--name"]
-    killed_at(Moment("toolkit.training.loop", "Trainer._step", 9), *words, "killed")
+    killed_at(Moment("toolkit.training.loop", "Trainer.take_step", 9), *words, "killed")
     saved = torch.load(tmp_path / "runs" / "killed" / "checkpoint.pt", weights_only=True)["state"]
     assert (saved["step"], saved["epoch"], len(saved["under"]["losses"])) == (8, 1, 3)
     assert len(untimed(tmp_path / "runs" / "killed" / "metrics.jsonl")) == 1
@@ -412,7 +412,7 @@ def test_law_3_sigkills_at_random_steps_leave_the_same_weights(digits: Path, tmp
     rng, done = np.random.default_rng(0), 0
     for _ in range(kills):
         steps = int(rng.integers(1, 60 // kills + 1))
-        killed_at(Moment("toolkit.training.loop", "Trainer._step", steps + 1), *words, "killed")
+        killed_at(Moment("toolkit.training.loop", "Trainer.take_step", steps + 1), *words, "killed")
         done += steps
         saved = torch.load(tmp_path / "runs" / "killed" / "checkpoint.pt", weights_only=True)
         assert saved["state"]["step"] == done
