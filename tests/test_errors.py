@@ -43,6 +43,7 @@ SUBJECTS = (
         "slot",
         "split",
         "unknown {",
+        "only {here}",
         "expected",
     ),
 )
