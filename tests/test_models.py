@@ -120,7 +120,7 @@ def test_an_unknown_architecture_suggests_one_that_can_be_built(arch, nearest):
         build_model(arch, 10)
     suggested = re.search(r"did you mean (\S+)\?", str(refusal.value)).group(1)
     assert suggested.startswith(nearest)
-    assert f" {suggested}," in str(refusal.value)
+    build_model(suggested, 10)
 
 
 @pytest.mark.parametrize(("arch", "width"), [("resnet20", 0), ("torchvision:resnet18", 32)])
