@@ -43,7 +43,7 @@ _SMALL = re.compile(r"<!-- make test: (?:(\d+) images of each split)?,? *(.*?) -
 _DECIMAL = r"[+-]?\d+\.\d\d+"
 _VARIES = re.compile(
     rf"(?<![-\w.])(?:{_DECIMAL}(?: ± {_DECIMAL}| \[{_DECIMAL}, {_DECIMAL}\])?"
-    r"|\d[\d,]*(?:\.\d+)?(?= (?:img/s|MB/s|kB|s|minutes?|hours?)\b)|\d+\.\d+(?= %))"
+    r"|\d[\d,]*(?:\.\d+)?(?= (?:img/s|MB/s|KiB|s|minutes?|hours?)\b)|\d+\.\d+(?= %))"
 )
 _FOLD = textwrap.TextWrapper(100, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 _NUMBER = r"[+-]?[\d,]*\.?\d+(?: ± [\d.]+| \[[+-]?[\d.]+, [+-]?[\d.]+\])?"

@@ -140,7 +140,7 @@ def shortened(words: list[str], options: list[str]) -> list[str]:
 
 def masked(output: str) -> str:
     """An output without its numbers: on other data the same words are printed."""
-    output = re.sub(r"≈?[+-]?\d[\d,]*(\.\d+)?( [kMG]?B\b)?", "#", output)
+    output = re.sub(r"≈?[+-]?\d[\d,]*(\.\d+)?( (?:[KMG]i?B|bytes)\b)?", "#", output)
     return " ".join(re.sub(r"[-| ]*\|[-| :]*", " | ", output).split())
 
 

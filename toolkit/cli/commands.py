@@ -282,6 +282,7 @@ def views(as_json: bool, **asked: Any) -> None:
 def build_subset(as_json: bool, list_methods: bool, **asked: Any) -> None:
     """Keep a part of the data, with its cached targets."""
     from toolkit.core.progress import on_stderr
+    from toolkit.core.sizes import in_words
     from toolkit.pipeline.random_beside import random_beside
     from toolkit.pipeline.subset import build_subsets as run
 
@@ -300,7 +301,7 @@ def build_subset(as_json: bool, list_methods: bool, **asked: Any) -> None:
             result,
             as_json,
             f"{result['path']}: {result['rows']:,} rows ({result['fraction']:g}, {result['method']}), "
-            f"{result['bytes'] / 1e6:,.1f} MB of images, "
+            f"{in_words(result['bytes'])} of images, "
             f"{f'targets of {targets}' if targets else 'no targets yet: see cache-teacher'}",
         )
 
