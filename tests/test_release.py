@@ -28,7 +28,7 @@ GENERATED = [  # what lies about where people work
     "tests/train.beton",
     "dist/kdtool-0.0.0.tar.gz",
     "build/lib/toolkit/old.py",
-    "docs/site/index.html",
+    "site/index.html",
     ".venv/bin/kdtool",
 ]
 SDIST = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
