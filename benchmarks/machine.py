@@ -49,9 +49,8 @@ def facts() -> dict[str, Any]:
 
 
 def in_words(machine: dict[str, Any]) -> str:
-    return (
-        f"{machine['cores']} cores of {machine['cpu']} (bfloat16: {machine['bfloat16']}), {machine['threads']} threads"
-    )
+    cores, threads = (f"{machine[what]} {what[:-1] if machine[what] == 1 else what}" for what in ("cores", "threads"))
+    return f"{cores} of {machine['cpu']} (bfloat16: {machine['bfloat16']}), {threads}"
 
 
 def save(name: str, record: dict[str, Any], folder: Path = RESULTS) -> Path:

@@ -253,6 +253,12 @@ def test_result_files_are_reported_without_a_workspace(given: Path, tmp_path: Pa
     assert half["count"] == 18
 
 
+def test_many_files_leave_a_short_title(given: Path, tmp_path: Path):
+    many = [Path(shutil.copy(given, tmp_path / f"{name}.jsonl")) for name in "abcd"]
+    assert made("report", *many[:2], "--out", tmp_path / "two")["title"] == "Runs of a.jsonl, b.jsonl"
+    assert made("report", *many, "--out", tmp_path / "four")["title"] == "Runs of 4 files, a.jsonl to d.jsonl"
+
+
 def test_names_are_escaped(tmp_path: Path):
     lines = [{**line_of(one)} for one in study()]
     for line in lines:

@@ -154,7 +154,9 @@ def _of_files(files: Sequence[Path]) -> _Read:
     rows, notes, machines = given_rows(files)
     stems = [path.parent.name if path.stem.startswith("results") and path.parent.name else path.stem for path in files]
     name = "-".join(dict.fromkeys(stems))[:80].strip(" .-") or "files"
-    return _Read(f"Runs of {', '.join(path.name for path in files)}", checked_name(name), rows, [], notes, machines)
+    names = [path.name for path in files]
+    of = ", ".join(names) if len(names) <= 3 else f"{len(names)} files, {names[0]} to {names[-1]}"
+    return _Read(f"Runs of {of}", checked_name(name), rows, [], notes, machines)
 
 
 def _folder(read: _Read, conditions: Sequence[Condition]) -> str:
