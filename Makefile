@@ -31,7 +31,6 @@ lint: setup ## ruff and mypy
 	@$(RUN)mypy
 
 docs: setup ## the documentation as a site in site/, its command reference made anew; open site/index.html
-	@$(RUN)python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
 	@$(RUN)python -m scripts.command_reference --write
 	@NO_MKDOCS_2_WARNING=1 $(RUN)python -m mkdocs build --strict --quiet
 

@@ -1,7 +1,7 @@
 """Every command and every code block of README.md and docs/ runs, in order, each page in a folder of its own.
 
 scripts/pages.py says how pages are marked. What is not run is parsed: its programs, commands and options exist. Links
-and anchors are checked by mkdocs, where it is installed (`make docs`).
+and anchors are checked by mkdocs (`make docs`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import subprocess
 import sys
 import warnings
 from contextlib import redirect_stdout
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -239,8 +238,6 @@ def test_a_block_is_read_as_marked(tmp_path: Path):
 
 
 def test_the_site_is_built_without_a_warning_and_fetches_nothing(tmp_path: Path):
-    if find_spec("mkdocs") is None:
-        pytest.skip("mkdocs is not installed: pip install 'kdtool[docs]', as make docs does")
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
     done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
