@@ -16,6 +16,7 @@ import subprocess
 import sys
 import warnings
 from contextlib import redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
