@@ -37,7 +37,9 @@ check_python setup
 "$venv/bin/python" -c "from importlib.metadata import version; assert version('ffcv') == '$FFCV_VERSION'" 2>/dev/null \
     || show_small_opencv
 
-say "installing kdtool into $venv (the first time fetches about 3 GB)"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e "$root[dev]"
+say "installing kdtool into $venv (the first time fetches about 3 GB, 6 GB on disk, and compiles ffcv)"
+quiet=--quiet
+[ ! -t 1 ] || quiet=--progress-bar=on  # minutes of silence are for logs alone
+"$venv/bin/python" -m pip install "$quiet" --use-pep517 --disable-pip-version-check -e "$root[dev]"
 printf '%s %s' "$want" "$root" > "$stamp"
 say "done: $venv/bin/kdtool"

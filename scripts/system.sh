@@ -19,7 +19,9 @@ as_root() {
 apt_install() {
     say "installing with apt: $*"
     as_root apt-get update -qq
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o Dpkg::Use-Pty=0 --no-install-recommends "$@" >/dev/null
+    # without apt-utils apt tells that it configures packages later, which concerns nobody
+    as_root env DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes \
+        apt-get install -y -qq -o Dpkg::Use-Pty=0 --no-install-recommends "$@" >/dev/null
 }
 
 # What the interpreter itself lacks, as Debian package names.

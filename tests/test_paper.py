@@ -14,6 +14,7 @@ from benchmarks.paper import __main__ as paper
 from benchmarks.paper import claims, figures, rule
 from benchmarks.paper.design import FRACTIONS, SEEN, SMALL, WHOLE, Data, cells_of, full, named, seen, studies, words
 from toolkit.cli import sweep as commands
+from toolkit.distill.alpha import alpha_rule
 
 DATA = Data("digits", None, 3, 1, 1, 1)
 README = Path(claims.__file__).with_name("README.md").read_text()
@@ -92,12 +93,31 @@ def test_the_rule_for_alpha_is_fitted_to_the_least_regret():
     assert compared["1 − 0.5·f, fitted on all"](0.5) == 0.75
 
 
-def test_regrets_are_told_of_every_fraction_that_has_all_its_runs():
-    lines = [line("alpha", 0.5, alpha, named("resnet20"), 0, 90 - abs(alpha - 0.75)) for alpha in claims.ALPHAS]
+def test_the_rule_of_alpha_auto_is_the_one_that_all_kept_runs_fit():
+    found = rule.curves_of(paper.results(SMALL, Path(paper.__file__).with_name("results")))
+    k = rule.fitted(rule.together(found))
+    assert [alpha_rule(frac) for frac in (*FRACTIONS, WHOLE)] == pytest.approx(
+        [1 - k * frac for frac in (*FRACTIONS, WHOLE)]
+    )
+
+
+def test_regrets_are_told_of_every_fraction_that_has_all_its_runs_and_on_average():
+    peaks = {0.25: 1.0, 0.5: 0.75}
+    lines = [
+        line("alpha", frac, alpha, named("resnet20"), 0, 90 - abs(alpha - best))
+        for frac, best in peaks.items()
+        for alpha in claims.ALPHAS
+    ]
     lines += [line("alpha", 1.0, 0.0, named("resnet20"), 0, 90)]
-    told = rule.in_words({"digits": (DATA, lines)}).splitlines()
-    assert [row.split("|")[1].strip() for row in told[2:]] == ["digits, larger teacher, 0.5"]
-    assert [cell.strip() for cell in told[2].split("|")[2:-1]] == ["0.75", "0.00", "0.25", "0.25", "0.75"]
+    told = [
+        [cell.strip() for cell in row.split("|")[1:-1]] for row in rule.in_words({"digits": (DATA, lines)}).split("\n")
+    ]
+    assert told[0][2:] == ["1 − 0.5·f, fitted on digits", "always 1", "always 0.5", "no teacher"]
+    assert told[2:] == [
+        ["digits, larger teacher, 0.25", "1", "0.12", "0.00", "0.50", "1.00"],
+        ["digits, larger teacher, 0.5", "0.75", "0.00", "0.25", "0.25", "0.75"],
+        ["digits, mean", "", "0.06", "0.12", "0.38", "0.88"],
+    ]
 
 
 def test_more_data_for_the_teacher_is_judged_by_the_slope():
