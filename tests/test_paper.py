@@ -57,6 +57,17 @@ def test_a_cell_without_runs_leaves_its_claim_undecided():
     assert verdict(found, "b1") == claims.HOLDS
 
 
+def test_cells_that_say_alone_what_a_claim_says_are_counted():
+    lines = pruned(gain=1.0, behind=1.0)
+    for one in lines:  # one cell of the 20 loses by KD
+        if (one["study"], one["cell"]["frac"], one["cell"]["alpha"]) == ("forgetting", 0.1, 1.0):
+            one["result"]["top1"] -= 20
+    (a1,) = [one for one in claims.verdicts(DATA, lines) if (one.claim, one.setting) == ("a1", "larger teacher")]
+    assert (a1.decided, len(a1.cells)) == (19, 20)
+    few = [one for one in lines if one["study"] == "alpha"]
+    assert "not decided: 4 of 20" in claims.side_by_side({"digits": claims.verdicts(DATA, few)})
+
+
 def test_random_half_with_the_teacher_is_compared_with_everything_without():
     assert verdict(claims.verdicts(DATA, pruned(5.0, 1.0)), "c") == claims.HOLDS  # +10 against +5 for the other half
     assert verdict(claims.verdicts(DATA, pruned(1.0, 1.0)), "c") == claims.FAILS

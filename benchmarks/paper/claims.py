@@ -73,6 +73,17 @@ class Judged(NamedTuple):
     cells: dict[str, Difference | None]
     verdict: str
 
+    @property
+    def below(self) -> bool:
+        """Whether the claim is that differences lie below the threshold."""
+        return self.claim == "d"
+
+    @property
+    def decided(self) -> int:
+        """How many cells' intervals lie where the claim says."""
+        there = [cell for cell in self.cells.values() if cell is not None]
+        return sum(cell.high < self.threshold if self.below else cell.low > self.threshold for cell in there)
+
 
 def judged(claim: str, setting: str, samples: Mapping[str, Sample], threshold: float = 0.0, sign: int = 1) -> Judged:
     """Whether every sample's mean lies above the threshold (`sign` −1: below)."""
@@ -210,9 +221,16 @@ def best_alpha(alphas: Sequence[float], top1_a: Sequence[float]) -> float:
 
 
 def side_by_side(found: Mapping[str, Sequence[Judged]]) -> str:
-    """A line for each claim in each setting, with its verdict on each data set."""
+    """A line for each claim in each setting, with its verdict on each data set, and how many cells say so alone where a
+    claim of several is open."""
     places = dict.fromkeys((one.claim, one.setting) for of_one in found.values() for one in of_one)
-    verdict = {(key, one.claim, one.setting): one.verdict for key, of_one in found.items() for one in of_one}
+    verdict = {
+        (key, one.claim, one.setting): one.verdict
+        if one.verdict != OPEN or len(one.cells) == 1
+        else f"{one.verdict}: {one.decided} of {len(one.cells)}"
+        for key, of_one in found.items()
+        for one in of_one
+    }
     rows = [
         [claim, SAID[claim], setting, *(verdict[key, claim, setting] for key in found)] for claim, setting in places
     ]
@@ -221,15 +239,17 @@ def side_by_side(found: Mapping[str, Sequence[Judged]]) -> str:
 
 
 def in_words(found: Sequence[Judged]) -> str:
-    """A line for each claim and setting: of several cells the one that decides least well, the lowest."""
+    """A line for each claim and setting: of several cells the one that decides least well, the lowest, how many have
+    runs, and how many say alone what the claim says."""
     rows = []
     for one in found:
         there = {name: cell for name, cell in one.cells.items() if cell is not None}
-        shown, word = "no runs", "<" if one.claim == "d" else ">"
+        shown, word = "no runs", "<" if one.below else ">"
         if there:
-            name, cell = min(there.items(), key=lambda item: item[1].low if word == ">" else -item[1].high)
+            name, cell = min(there.items(), key=lambda item: -item[1].high if one.below else item[1].low)
             shown = f"{cell.mean:+.2f} [{cell.low:+.2f}, {cell.high:+.2f}] ({name})"
         cells = f"{len(there)} of {len(one.cells)}"
-        rows.append([one.claim, one.setting, f"{word} {one.threshold:g}", shown, cells, one.verdict])
-    header = ["claim", "setting", "threshold", "weakest cell [95 %]", "cells", "verdict"]
+        limit = f"{word} {one.threshold:g}"
+        rows.append([one.claim, one.setting, limit, shown, cells, str(one.decided), one.verdict])
+    header = ["claim", "setting", "threshold", "weakest cell [95 %]", "cells", "decided", "verdict"]
     return table(header, rows, ("setting", "verdict"))
