@@ -130,7 +130,7 @@ def trained(
     source = open_source(bundle.images(), bundle.indices_m, bundle.data, recipe.batch_size, seed, compute, targets)
     model = compute.place(build_model(study.arch, bundle.data.classes, study.width, seed))
     loss = distillation_loss(0.0 if targets is None else 1.0, TEMPERATURE)
-    steps = study.epochs * source.batches_per_epoch
+    steps = study.epochs * len(source)
     trainer = Trainer(model, source, loss, recipe, steps, compute.device, compute.precision)
     for _ in range(study.epochs if epochs is None else epochs):
         trainer.run_epoch()

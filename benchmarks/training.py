@@ -209,11 +209,11 @@ class Slices:
     """A source's endless epochs, cut into epochs of `steps` batches: for blocks shorter than an epoch."""
 
     def __init__(self, source: Any, steps: int) -> None:
-        self.source, self.batch_size, self.batches_per_epoch = source, source.batch_size, steps
+        self.source, self.batch_size, self.rows = source, source.batch_size, steps * source.batch_size
         self._endless = self._all()
 
     def __len__(self) -> int:
-        return self.batches_per_epoch * self.batch_size
+        return self.rows // self.batch_size
 
     def _all(self) -> Iterator[Batch]:
         epoch = 0
@@ -222,5 +222,5 @@ class Slices:
             epoch += 1
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        for _ in range(start, self.batches_per_epoch):
+        for _ in range(start, len(self)):
             yield next(self._endless)

@@ -129,7 +129,7 @@ class LiveSource:
 
     def __init__(self, source: Any, teacher: nn.Module, compute: Compute, seed: int) -> None:
         self.source, self._read, self._compute = source, FeatureReader(teacher), compute
-        self.batches_per_epoch = source.batches_per_epoch
+        self.rows = source.rows
         source.showing = IndependentViews(source.showing, seed)
 
     def __len__(self) -> int:
@@ -162,7 +162,7 @@ def live_student(study: Study, bundle: Bundle, seed: int, compute: Compute) -> n
     resident = open_source(bundle.images(), bundle.indices_m, record, recipe.batch_size, seed, compute)
     source = LiveSource(resident, teacher, compute, seed)
     model = compute.place(build_model(study.arch, record.classes, study.width, seed))
-    steps = study.epochs * source.batches_per_epoch
+    steps = study.epochs * len(source)
     loss = distillation_loss(1.0, TEMPERATURE)
     trainer = Trainer(model, source, loss, recipe, steps, compute.device, compute.precision)
     while not trainer.finished:

@@ -216,8 +216,10 @@ def test_subset_loader_shows_what_the_teacher_saw(digits: Path):
     with open_cache(digits / "teachers" / "digits-resnet8" / "cache.h5") as cache:
         logits = cache.encoded(cache.slots)["logits"].in_memory()
     seen = set()
-    for batch in toolkit.subset_loader(digits / "subsets" / "third", batch_size=64):
+    loader = toolkit.subset_loader(digits / "subsets" / "third", batch_size=64)
+    for batch in loader:
         for row, own in zip(batch.rows_b.tolist(), batch.logits_bc, strict=True):
             assert any(np.array_equal(logits[slot, row].astype(np.float32), own.numpy()) for slot in range(len(logits)))
             seen.add(row)
-    assert len(seen) == round(0.3 * 1442)
+    assert len(seen) == loader.rows == round(0.3 * 1442)
+    assert len(loader) == -(-loader.rows // 64) == len(list(loader))  # batches, as of torch's DataLoader

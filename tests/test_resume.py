@@ -277,7 +277,7 @@ def test_law_3_holds_within_the_epochs_of_a_compiled_student(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     workspace = Workspace(Path(shutil.copytree(digits, tmp_path / "work")))
-    asked = {**STUDENT, "compiled": True, "checkpoint_minutes": EVERY_STEP}
+    asked = {**STUDENT, "compile": True, "checkpoint_minutes": EVERY_STEP}
     whole = Path(run_student(workspace, name="whole", **asked)["path"])
     for steps in (3, 8):
         with killed_after(steps, monkeypatch):

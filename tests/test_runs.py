@@ -55,7 +55,7 @@ def test_all_runs_are_listed_as_their_records_say(ran: Path):
             assert (row["alpha"], row["seed"]) == (record["settings"]["alpha"], record["settings"]["seed"])
             assert (row["method"], row["frac"]) == (record["subset"]["method"], record["subset"]["fraction"])
             assert row["dataset"] == "digits"
-    assert [row["state"] for row in rows if row["name"] == "begun"] == ["epoch 2"]
+    assert [row["state"] for row in rows if row["name"] == "begun"] == ["stopped after epoch 2"]
 
 
 def test_a_broken_record_is_skipped_with_a_line(ran: Path):

@@ -87,7 +87,7 @@ def flat(batch: Batch) -> list[torch.Tensor]:
 def same_batches(one, other, epochs: int = 3) -> bool:
     for epoch in range(epochs):
         pairs = list(zip(one.batches(epoch), other.batches(epoch), strict=True))
-        assert len(pairs) == one.batches_per_epoch == other.batches_per_epoch > 2
+        assert len(pairs) == len(one) == len(other) > 2
         for ours, theirs in pairs:
             alike = zip(flat(ours), flat(theirs), strict=True)
             if not all(a.dtype == b.dtype and a.stride() == b.stride() and torch.equal(a, b) for a, b in alike):
@@ -226,7 +226,7 @@ def test_a_run_on_either_source_is_the_same_run(digits: Path, tmp_path: Path):
 
 def trainer_on(source, epochs: int = 3, **more) -> Trainer:
     model = build_model("resnet8", 10, width=4, seed=1)
-    steps = epochs * source.batches_per_epoch
+    steps = epochs * len(source)
     return Trainer(model, source, distillation_loss(0.5, 4.0), RECIPES["fast"], steps, CPU, "float32", **more)
 
 
@@ -327,10 +327,10 @@ def test_a_second_epoch_of_a_live_stream_is_refused(bundle: Bundle):
 class Slow:
     """A source that takes a while over each batch, and gives a ragged last one."""
 
-    batch_size, batches_per_epoch, batch_s = 8, 3, 0.03
+    batch_size, rows, batch_s = 8, 20, 0.03
 
     def __len__(self) -> int:
-        return 20
+        return -(-self.rows // self.batch_size)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         for rows in (8, 8, 4)[start:]:
@@ -474,7 +474,7 @@ def test_the_warm_up_leaves_no_trace(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_subset_smaller_than_a_batch_is_compiled_too(monkeypatch: pytest.MonkeyPatch):
     class Few(Slow):
-        batch_size, batches_per_epoch = 64, 1
+        batch_size = 64
 
         def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
             yield Batch(torch.randn(20, 3, 8, 8), torch.arange(20) % 10, torch.arange(20), None)
@@ -488,7 +488,7 @@ def test_a_subset_smaller_than_a_batch_is_compiled_too(monkeypatch: pytest.Monke
 @pytest.mark.long
 def test_law_3_holds_for_a_compiled_student(digits: Path, tmp_path: Path):
     shutil.copytree(digits, tmp_path, dirs_exist_ok=True)
-    asked: dict[str, Any] = {"subset": "third", "epochs": 3, "batch_size": 100, "threads": 1, "compiled": True}
+    asked: dict[str, Any] = {"subset": "third", "epochs": 3, "batch_size": 100, "threads": 1, "compile": True}
     whole = run_student(Workspace(tmp_path), name="whole", **asked)
     with pytest.raises(KeyboardInterrupt):
         run_student(Workspace(tmp_path), name="killed", on_epoch=Killed(), **asked)

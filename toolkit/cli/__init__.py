@@ -91,7 +91,7 @@ def _stop(code: int, line: str, debug: bool = False, error: KdtoolError | None =
     "kdtool",
     cls=Pipeline,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Each command reads what the one before it wrote, and runs the ones it needs. Start: kdtool cache-teacher",
+    epilog="Each command reads what the one before it wrote; data is packed when needed. Start: kdtool cache-teacher",
 )
 @click.version_option(__version__, prog_name="kdtool")
 def cli() -> None:

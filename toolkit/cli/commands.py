@@ -50,7 +50,8 @@ def pack(as_json: bool, **asked: Any) -> None:
         result,
         as_json,
         f"{result['path']}: {result['train_rows']:,} training and {result['test_rows']:,} test images, "
-        f"{result['classes']} classes, content {result['fingerprint']}"
+        f"{result['classes']} classes, {result['height']} × {result['width']} in {result['family']}, "
+        f"content {result['fingerprint']}"
         f"{_skipped(result['skipped'])}"
         f"{f', already there{compared}; --force reads it again' if result['unchanged'] else ''}",
     )
@@ -86,7 +87,7 @@ def train_teacher(as_json: bool, **asked: Any) -> None:
     from toolkit.core.progress import on_stderr
     from toolkit.pipeline.teacher import train_teacher as run
 
-    result = run(**asked, progress=on_stderr, on_epoch=_epoch_line)
+    result = run(**asked, progress=on_stderr, on_epoch=_epoch_line, on_note=opt.note)
     if asked["dry_run"]:
         opt.show_foreseen(result, as_json)
         return
@@ -297,12 +298,13 @@ def build_subset(as_json: bool, list_methods: bool, **asked: Any) -> None:
 
     def made(result: dict[str, Any]) -> None:
         targets = ", ".join(result["targets"])
+        none_yet = f"no targets yet: kdtool cache-teacher --subset {result['name']} makes them"
         opt.show(
             result,
             as_json,
             f"{result['path']}: {result['rows']:,} rows ({result['fraction']:g}, {result['method']}), "
             f"{in_words(result['bytes'])} of images, "
-            f"{f'targets of {targets}' if targets else 'no targets yet: see cache-teacher'}",
+            f"{f'targets of {targets}' if targets else none_yet}",
         )
 
     results = run(**asked, progress=on_stderr, on_made=made)

@@ -38,6 +38,7 @@ def report(as_json: bool, **asked: Any) -> None:
         opt.note(f"skipped: {line}")
     for line in result["notes"]:
         opt.note(line)
-    missing = [f"not drawn: {title}: {why}" for title, why in result["not_drawn"].items()]
     counted = f"{result['count']} run{'' if result['count'] == 1 else 's'}, {len(result['drawn'])} pictures"
-    opt.show(result, as_json, table(result["header"], result["cells"]), *missing, f"{counted}: {result['path']}")
+    left = len(result["not_drawn"])
+    more = [f"{left} more section{' needs' if left == 1 else 's need'} other runs: its end says which"] if left else []
+    opt.show(result, as_json, table(result["header"], result["cells"]), f"{counted}: {result['path']}", *more)

@@ -137,11 +137,11 @@ def _number(value: float | None) -> str:
 def inspect(as_json: bool, workspace: Any, path: Path) -> None:
     """Describe an artifact and check all of it.
 
-    PATH is a data, subset or run folder, or a .beton, .h5 or .pt file.
+    PATH is a data, subset or run folder, its name in the workspace, or a .beton, .h5 or .pt file.
     """
     from toolkit.pipeline.inspect import inspect as run
 
-    result = run(path)
+    result = run(path, workspace)
     balance = result.get("class_balance", {})
     in_bars = ("class_balance", "class_counts") if balance else ()
     told = {key: value for key, value in result.items() if key not in in_bars}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -37,9 +38,11 @@ def _shown(path: Path) -> Path:
 
 def refused(path: Path, error: OSError) -> FailureError:
     """The operating system's no, as the user's error."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    instead = "free some space or choose another --workspace" if full else "name a place that you may write to"
     return FailureError(
-        f"{_shown(path)}: could not be written ({error.strerror or error}). Nothing half-written was left; "
-        "free some space or choose another --workspace, then run the same command again"
+        f"{_shown(path)}: could not be written ({error.strerror or error}). Nothing half-written was left: "
+        f"{instead}, then run the same command again"
     )
 
 

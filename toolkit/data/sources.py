@@ -91,11 +91,12 @@ def _torchvision(name: str, torchvision_class: str, data_dir: Path | None, **spl
             return build(str(data_dir or _download_folder()), download=True, **split)
     except (RuntimeError, OSError) as error:
         package = "dataset-fashion-mnist" if name == "fashion-mnist" else None
-        install = f"apt-get install {package}, or " if package else ""
+        install = f"apt-get install {package}, or put" if package else "Put"
+        asked = "none given" if data_dir is None else f"{data_dir}{'' if data_dir.is_dir() else ', which is no folder'}"
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise FailureError(
-            f"data set {name}: not in --data-dir ({data_dir or 'none given'}) nor in {DEBIAN_FOLDER / name}, and the "
-            f"download failed ({reason}). Do one of: {install}put its files, as torchvision names them, in a folder "
+            f"data set {name}: not in --data-dir ({asked}) nor in {DEBIAN_FOLDER / name}, and the "
+            f"download failed ({reason}). {install} its files, as torchvision names them, in a folder "
             f"and pass it: kdtool pack --dataset {name} --data-dir FOLDER"
         ) from error
 

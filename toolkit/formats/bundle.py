@@ -31,6 +31,7 @@ from toolkit.formats.weights import WEIGHTS, read_weights, weights_fingerprint
 from toolkit.formats.workspace import IMPORTED_SCORES
 
 _MADE_BY = "kdtool build-subset --force, with its --frac and other settings"
+_NAMED = 5  # subsets, where an error lists those that are there
 _CHOSEN = ("rows_fingerprint", "weights_fingerprint")  # settings that follow from all others
 
 
@@ -254,7 +255,9 @@ def subset_record(folder: Path) -> SubsetRecord:
     path = folder / "subset.json"
     if not path.is_file():
         known = sorted(found.parent.name for found in folder.parent.glob("*/subset.json"))
-        raise FailureError(f"{path}: not found. {did_you_mean(folder.name, known)}Run: kdtool build-subset --frac 0.5")
+        there = f" There are {', '.join(known[:_NAMED])}{', …' if len(known) > _NAMED else ''}." if known else ""
+        mend = did_you_mean(folder.name, known)
+        raise FailureError(f"{path}: not found.{there} {mend}Run: kdtool build-subset --frac 0.5 --name {folder.name}")
     record = read_json(path, "kdtool build-subset --frac 0.5")
     try:
         return record_of(SubsetRecord, record)

@@ -201,7 +201,7 @@ class _Bench:
         recipe, asked = replace(request.recipe, ema=None), request.asked
         loss = distillation_loss(alpha, asked.temperature, asked.loss, asked.beta, recipe.label_smoothing)
         model = new_network(settings["arch"], settings["width"], settings["seed"], request.bundle.data, compute)
-        check_single_rows(model, len(source), recipe.batch_size, request.bundle.data, 1)
+        check_single_rows(model, source.rows, recipe.batch_size, request.bundle.data, 1)
         trainer = Trainer(model, source, loss, recipe, steps, compute.device, compute.precision, seed=settings["seed"])
         images, diverged = 0, False
         try:

@@ -26,9 +26,12 @@ from toolkit.pipeline.cache_join import Pieces, join
 from toolkit.pipeline.cache_request import Request, open_request
 from toolkit.pipeline.library_teachers import Note
 from toolkit.pipeline.verify import verified
+from toolkit.scores import SCORES, possible_scores
 from toolkit.teacher.caching import Part, parts_of, run_parts
 
 VERIFIED_SAMPLES, VERIFIED_SLOTS = 64, 16
+_HARDLY = 1.2  # times chance
+_FLOAT16, _FLOAT32, _INT64 = 2, 4, 8  # bytes
 
 
 @within_memory
@@ -108,6 +111,7 @@ def cache_teacher(
     def told() -> dict[str, Any]:
         with open_cache(request.path, request.made_by) as cache:
             result = _result(request, cache, seconds, images, unchanged)
+            _warn_of_chance(result, on_note)
             # one that is there already too: an earlier run may have failed just here
             slots = np.arange(first_new, cache.slots)[-VERIFIED_SLOTS:]
             return result | ({"verified": verified(request, cache, VERIFIED_SAMPLES, 0, slots)} if verify else {})
@@ -155,17 +159,29 @@ def work_for(request: Request, old: CacheReader | None) -> Work:
     return Work(parts_of("train", rows, new), [] if old is not None else parts_of("test", test_rows, range(1)), done)
 
 
+def new_bytes(request: Request, fresh: bool, images: int) -> int:
+    """What a file will hold more with the logits of so many images: of a cache scores too, and of a `fresh` one, which
+    is written whole, features, row numbers and labels. HDF5's own tables and checksums are not counted."""
+    record, rows, size = request.record, len(request.rows_n), images * request.encoding.bytes_per_view
+    if fresh:
+        size += 2 * _INT64 * rows + _INT64 * request.data.record.test_rows
+    if record.kind == "cache":
+        again = [name for name in possible_scores(record.slots, True) if fresh or SCORES[name].needs_views > 1]
+        size += rows * (_FLOAT32 * len(again) + (_FLOAT16 * request.feature_width if fresh else 0))
+    return size
+
+
 def _run(request: Request, old: CacheReader | None, force: bool, processes: Processes, progress: Progress) -> float:
     """Runs the missing parts and joins them into the file; returns the seconds the teacher ran."""
     if force:
         processes.first_only(lambda: remove_folder(request.path.with_name(f"{request.path.name}.parts")))
     work = work_for(request, old)
-    need_space(request.path, 2 * work.images * request.encoding.bytes_per_view)
+    need_space(request.path, 2 * new_bytes(request, old is None, work.images))  # once in parts, and once joined
     start_s = time.perf_counter()
     _run_parts(request, work, processes, progress)
     processes.barrier()
     seconds = time.perf_counter() - start_s
-    processes.first_only(lambda: _join(request, old, work))
+    processes.first_only(lambda: _join(request, old, work, progress))
     return seconds
 
 
@@ -189,15 +205,25 @@ def _begun(work: Work, processes: Processes) -> list[str]:
     return [part.key for part in work.train + work.test if part.key not in work.done]
 
 
-def _join(request: Request, old: CacheReader | None, work: Work) -> None:
+def _join(request: Request, old: CacheReader | None, work: Work, progress: Progress) -> None:
     """Writes the cache from its parts, or adds them to the one that is there."""
     rows_n, train, test = request.rows_n, request.data.split("train"), request.data.split("test")
     # by parts, not by this process: a killed run's finished parts are behind these logits too
     images = work.images + (0 if old is None else old.record.teacher_images)
     views = request.data.record.plan.checksums(rows_n, request.record.slots, train.sizes_n2[rows_n])
     finished = replace(request.record, teacher_images=images, views=views)
-    join(request, finished, Pieces(len(rows_n), request.encoding, old, work.done), train, test)
+    join(request, finished, Pieces(len(rows_n), request.encoding, old, work.done), train, test, progress)
     work.done.discard()
+
+
+def _warn_of_chance(result: dict[str, Any], on_note: Note) -> None:
+    """A teacher that guesses is mostly one whose classes are not the data's, or in another order."""
+    chance = 100 / result["classes"]
+    if result["teacher_top1"] is not None and result["teacher_top1"] <= _HARDLY * chance:
+        on_note(
+            f"{result['teacher']}: {result['teacher_top1']:.2f} % on the test split is hardly more than chance, "
+            f"{chance:.2f} %: has it the data's classes, in the same order, and was it trained long enough?"
+        )
 
 
 def _result(request: Request, cache: CacheReader, seconds: float, images: int, unchanged: bool) -> dict[str, Any]:

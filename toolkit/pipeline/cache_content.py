@@ -16,6 +16,7 @@ import numpy as np
 
 from toolkit.core.device import free_memory_bytes
 from toolkit.core.memory import left_bytes
+from toolkit.core.progress import Progress, silent
 from toolkit.formats.blocks import BLOCK_ROWS
 from toolkit.formats.cache import CacheRecord
 from toolkit.formats.cache_writing import CacheWriter, new_cache
@@ -68,6 +69,7 @@ def write_cache(
     labels_n: np.ndarray,
     test_block: Callable[[int, str], np.ndarray] | None,
     test_labels_m: np.ndarray,
+    progress: Progress = silent,
 ) -> None:
     """Writes the file whole, with all the scores that the content allows where it is a cache. `test_block` gives block
     by block what the teacher says of the test split, encoded, or is None: `teacher_top1` follows from it."""
@@ -90,7 +92,8 @@ def write_cache(
             out.write("test/labels", test_labels_m.astype(np.int64))
         if record.kind == "cache":
             _write_features(out, content)
-            scores = _scores_of_the_image(content, labels_n) | scores_of_views(content, record.slots, labels_n)
+            scores = _scores_of_the_image(content, labels_n, progress)
+            scores |= scores_of_views(content, record.slots, labels_n, progress)
             for name, values_n in scores.items():
                 out.write(f"scores/{name}", values_n, **about_score(name))
 
@@ -107,16 +110,20 @@ def about_score(name: str) -> dict[str, str]:
     return {"definition": SCORES[name].definition, "paper": SCORES[name].paper, "high": "hard"}
 
 
-def _scores_of_the_image(content: CacheContent, labels_n: np.ndarray) -> dict[str, np.ndarray]:
+def _scores_of_the_image(content: CacheContent, labels_n: np.ndarray, progress: Progress) -> dict[str, np.ndarray]:
     names = [name for name, score in SCORES.items() if score.needs_views == 1]
     full = FullLogits(content.encoding.classes, "float16")
-    return _by_blocks(content, names, labels_n, 1, full, lambda slot, number: {"logits": content.canonical(number)})
+    return _by_blocks(
+        content, names, labels_n, 1, full, lambda slot, number: {"logits": content.canonical(number)}, progress
+    )
 
 
-def scores_of_views(content: CacheContent, slots: int, labels_n: np.ndarray) -> dict[str, np.ndarray]:
+def scores_of_views(
+    content: CacheContent, slots: int, labels_n: np.ndarray, progress: Progress
+) -> dict[str, np.ndarray]:
     """From what is stored, of old slots and new: what grew equals what was cached at once."""
     names = [name for name, score in SCORES.items() if 1 < score.needs_views <= slots]
-    return _by_blocks(content, names, labels_n, slots, content.encoding, content.encoded) if names else {}
+    return _by_blocks(content, names, labels_n, slots, content.encoding, content.encoded, progress) if names else {}
 
 
 def _by_blocks(
@@ -126,6 +133,7 @@ def _by_blocks(
     slots: int,
     encoding: Encoding,
     stored: Callable[[int, int], Arrays],
+    progress: Progress,
 ) -> dict[str, np.ndarray]:
     """A few rows of all views at a time, so that neither rows nor views nor classes decide what is held. `stored` gives
     a slot's block, read once where all views of a block fit into what may be held, and else once for each part."""
@@ -133,18 +141,20 @@ def _by_blocks(
     found = {name: np.empty(content.rows, dtype=np.float32) for name in names if name in possible}
     look = any(SCORES[name].needs_features for name in found)
     room = int(_STORED_SHARE * min(free_memory_bytes(), left_bytes()))
-    for number in content.numbers:
-        start, features_bd = number * BLOCK_ROWS, content.features(number) if look else None
-        rows = min(BLOCK_ROWS, content.rows - start)
-        for some in _parts(0, rows, slots * encoding.bytes_per_view, max(_STORED_BYTES, room)):
-            views = [_rows_of(stored(slot, number), some) for slot in range(slots)]
-            for few in _parts(some.start, some.stop, slots * encoding.classes * 8, _DECODED_BYTES):
-                at = slice(few.start - some.start, few.stop - some.start)
-                logits_vbc = np.stack([_logits(encoding, _rows_of(arrays, at)) for arrays in views])
-                place = slice(start + few.start, start + few.stop)
-                of_few = PassArrays(logits_vbc, None if features_bd is None else features_bd[few], labels_n[place])
-                for name, values_b in compute_scores(of_few, found).items():
-                    found[name][place] = values_b
+    with progress("compute scores", content.rows, "rows") as tick:
+        for number in content.numbers:
+            start, features_bd = number * BLOCK_ROWS, content.features(number) if look else None
+            rows = min(BLOCK_ROWS, content.rows - start)
+            for some in _parts(0, rows, slots * encoding.bytes_per_view, max(_STORED_BYTES, room)):
+                views = [_rows_of(stored(slot, number), some) for slot in range(slots)]
+                for few in _parts(some.start, some.stop, slots * encoding.classes * 8, _DECODED_BYTES):
+                    at = slice(few.start - some.start, few.stop - some.start)
+                    logits_vbc = np.stack([_logits(encoding, _rows_of(arrays, at)) for arrays in views])
+                    place = slice(start + few.start, start + few.stop)
+                    of_few = PassArrays(logits_vbc, None if features_bd is None else features_bd[few], labels_n[place])
+                    for name, values_b in compute_scores(of_few, found).items():
+                        found[name][place] = values_b
+                    tick(few.stop - few.start)
     return found
 
 

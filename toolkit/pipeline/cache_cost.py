@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 from toolkit.core.progress import Progress, silent
 from toolkit.core.recipes import RECIPES
 from toolkit.formats.workspace import Workspace
-from toolkit.pipeline.cache import usable, work_for
+from toolkit.pipeline.cache import new_bytes, usable, work_for
 from toolkit.pipeline.cache_request import Request, open_request
 from toolkit.pipeline.foresee.caching import teacher_rate
 from toolkit.pipeline.foresee.foreseen import Foreseen, may_be_dry
@@ -31,34 +31,42 @@ def cache_cost(
     request = open_request(workspace, fresh=fresh, download=False, progress=progress, **asked)
     record, rows = request.record, len(request.rows_n)
     whole = record.slots * rows + request.data.record.test_rows
-    images, missing = (whole, whole) if fresh else _still_to_do(request)
-    rate, basis = teacher_rate(request) if missing else (math.inf, "nothing is left to run")
+    todo = _Left(whole, whole, new_bytes(request, True, whole)) if fresh else _still_to_do(request)
+    rate, basis = teacher_rate(request) if todo.passes else (math.inf, "nothing is left to run")
     fractions = (1.0,) if record.kind == "targets" else FRACTIONS
     epochs = RECIPES["fast"].epochs
     more = {
         "rows": rows,
         "views": record.slots,
         "encoding": record.encoding,
-        "passes": missing,
+        "passes": todo.passes,
         "passes_of_the_whole_cache": whole,
         "bytes_per_view": request.encoding.bytes_per_view,
         "images_per_s": None if math.isinf(rate) else rate,
         "epochs_of_a_student": epochs,
         "students_to_repay": {f"{f:g}": _students(whole, f, rows, epochs) for f in fractions},
     }
-    size = images * request.encoding.bytes_per_view
-    minutes = missing / rate / 60
-    return Foreseen(request.path, not images, size, minutes, basis, teacher_passes=missing, more=more).told()
+    minutes = todo.passes / rate / 60
+    there = not todo.images
+    return Foreseen(request.path, there, todo.bytes, minutes, basis, teacher_passes=todo.passes, more=more).told()
 
 
-def _still_to_do(request: Request) -> tuple[int, int]:
-    """(images whose logits are still to be written, and those of them that the teacher has yet to see)"""
+class _Left(NamedTuple):
+    """Images whose logits are still to be written, those of them that the teacher has yet to see, and what is written
+    with them."""
+
+    images: int
+    passes: int
+    bytes: int
+
+
+def _still_to_do(request: Request) -> _Left:
     with ExitStack() as stack:
         old = usable(stack, request)
         if old is not None and old.slots >= request.record.slots:
-            return 0, 0  # whatever unfinished work lies beside it
+            return _Left(0, 0, 0)  # whatever unfinished work lies beside it
         work = work_for(request, old)
-        return work.images, work.missing_images
+        return _Left(work.images, work.missing_images, new_bytes(request, old is None, work.images))
 
 
 def _students(passes: int, fraction: float, rows: int, epochs: int) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from toolkit.core.progress import Progress, silent
 from toolkit.formats.beton import Beton
 from toolkit.formats.cache import CacheReader, CacheRecord
 from toolkit.formats.cache_writing import grown_cache
@@ -42,29 +43,40 @@ class Pieces(CacheContent):
         return self._load(0, number, "logits" if isinstance(self.encoding, FullLogits) else ALL_CLASSES)
 
 
-def join(request: Request, record: CacheRecord, pieces: Pieces, train: Beton, test: Beton) -> None:
+def join(
+    request: Request, record: CacheRecord, pieces: Pieces, train: Beton, test: Beton, progress: Progress = silent
+) -> None:
     """Writes a new file of the parts, or adds them to the old one, which is neither moved nor rewritten."""
     labels_n = train.labels_n[request.rows_n].astype(np.int64)
     if pieces.old is None:
-        _write(request, record, pieces, labels_n, test)
+        _write(request, record, pieces, labels_n, test, progress)
     else:
-        _add(request, record, pieces, labels_n, pieces.old)
+        _add(request, record, pieces, labels_n, pieces.old, progress)
 
 
-def _add(request: Request, record: CacheRecord, pieces: Pieces, labels_n: np.ndarray, old: CacheReader) -> None:
+def _add(
+    request: Request,
+    record: CacheRecord,
+    pieces: Pieces,
+    labels_n: np.ndarray,
+    old: CacheReader,
+    progress: Progress,
+) -> None:
     record = replace(record, teacher_top1=old.record.teacher_top1)
     with grown_cache(request.path, record, request.made_by) as out:
         for slot in range(old.slots, record.slots):
             pieces.write_slot(out, slot)
         if record.kind == "cache":
-            for name, values_n in scores_of_views(pieces, record.slots, labels_n).items():
+            for name, values_n in scores_of_views(pieces, record.slots, labels_n, progress).items():
                 (out.replace if name in old.scores else out.write)(f"scores/{name}", values_n, **about_score(name))
 
 
-def _write(request: Request, record: CacheRecord, pieces: Pieces, labels_n: np.ndarray, test: Beton) -> None:
+def _write(
+    request: Request, record: CacheRecord, pieces: Pieces, labels_n: np.ndarray, test: Beton, progress: Progress
+) -> None:
     keys = [part.key for part in parts_of("test", len(test), range(1))]
 
     def test_block(number: int, name: str) -> np.ndarray:
         return pieces.parts.load(keys[number], name)
 
-    write_cache(request.path, record, pieces, request.rows_n, labels_n, test_block, test.labels_n)
+    write_cache(request.path, record, pieces, request.rows_n, labels_n, test_block, test.labels_n, progress)

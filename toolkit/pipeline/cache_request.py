@@ -26,7 +26,7 @@ from toolkit.models.pretrained import pretrained_teacher
 from toolkit.models.zoo import FeatureReader, head_of
 from toolkit.pipeline.data import bundle_and_data
 from toolkit.pipeline.imported_teachers import refuse_imported, refuse_replacing
-from toolkit.pipeline.known_teachers import find_teacher, is_of_library
+from toolkit.pipeline.known_teachers import find_teacher, is_file_name, is_of_library
 from toolkit.pipeline.library_teachers import LibraryAsked, Note, network_asked_for
 from toolkit.pipeline.runtime import Compute, compute_on
 from toolkit.teacher.caching import TeacherPass
@@ -71,6 +71,12 @@ class Request:
     def encoding(self) -> Encoding:
         return Encoding.parse(self.record.encoding, self.record.classes)
 
+    @property
+    def feature_width(self) -> int:
+        """Features of each row that the cache will hold: the logits' own where they stand for features."""
+        head = head_of(self.model)
+        return self.record.classes if head is None else head.in_features
+
     def differences(self, cache: CacheReader) -> list[str]:
         """How a cache that is there differs from the one asked for, other than in how many views it holds."""
         found, wanted = cache.record.identity(), self.record.identity()
@@ -112,6 +118,8 @@ def open_request(
     compute = compute_on(device, precision, threads, processes)
     if teacher is not None and is_of_library(teacher):
         pretrained_teacher(teacher)  # refused, if it is, before minutes of packing
+    elif teacher is not None and subset is None and (is_file_name(teacher) or not workspace.teacher(teacher).is_dir()):
+        find_teacher(workspace, teacher, dataset)  # and so is a name that nothing has
     bundle, data = processes.first_before(
         lambda: bundle_and_data(workspace, subset, dataset, data_dir, limit, progress)
     )

@@ -91,6 +91,7 @@ def pack(
         "train_rows": record.train_rows,
         "test_rows": record.test_rows,
         "classes": record.classes,
+        **{name: getattr(record.plan, name) for name in ("height", "width", "family")},
         "skipped": record.skipped,
         "fingerprint": record.train_fingerprint,
         "unchanged": unchanged,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.core import defaults
 from toolkit.core.asked import Place, as_path
 from toolkit.core.errors import FailureError
 from toolkit.core.files import did_you_mean_path, read_json
@@ -22,6 +23,7 @@ from toolkit.formats.dataset import SPLITS, DataRecord, PackedData, noise_of, op
 from toolkit.formats.dynamics import open_dynamics
 from toolkit.formats.kinds import h5_kind, open_blocks
 from toolkit.formats.scores_file import open_scores
+from toolkit.formats.workspace import Workspace
 from toolkit.report.balance import class_balance
 
 _MOST_CLASSES = 1 << 20  # a file without a record may hold any number as a label
@@ -224,9 +226,10 @@ FILES: dict[str, Callable[[Path], dict[str, Any]]] = {
 }
 
 
-def inspect(path: Place) -> dict[str, Any]:
-    """What an artifact is and holds, after checking all of it. Raises FailureError for anything damaged or foreign."""
-    path = as_path(path)
+def inspect(path: Place, workspace: Workspace | Place = defaults.WORKSPACE) -> dict[str, Any]:
+    """What an artifact is and holds, after checking all of it. `path` may be the name of one in the workspace, where
+    only one is called so. Raises FailureError for anything damaged or foreign."""
+    path = _named(as_path(path), Workspace.at(workspace))
     if path.is_dir():
         for name, look in FOLDERS.items():
             if (path / name).is_file():
@@ -238,8 +241,16 @@ def inspect(path: Place) -> dict[str, Any]:
     if not path.exists():
         raise FailureError(
             f"{path}: not found. {did_you_mean_path(path)}Name a data, subset or run folder, or a .beton, .h5 "
-            "or .pt file"
+            "or .pt file: kdtool ls lists them"
         )
     if path.suffix in FILES:
         return {"path": str(path), **FILES[path.suffix](path)}
     raise FailureError(f"{path}: expected a file ending in {', '.join(FILES)}, found '{path.suffix or path.name}'")
+
+
+def _named(path: Path, workspace: Workspace) -> Path:
+    """The folder of that name in the workspace, where there is one and nothing else is meant."""
+    if path.exists() or len(path.parts) != 1:
+        return path
+    found = [folder for kind in ("data", "subsets", "runs") if (folder := workspace.root / kind / path).is_dir()]
+    return found[0] if len(found) == 1 else path

@@ -101,8 +101,8 @@ def subset_loader(
     numbers in the packed data) (b,) int64; `logits_bc` (b, c) float32 (a `TopK` where only the largest are cached),
     what the teacher said of exactly these views, or None where the bundle holds no targets; `weights_b` (b,) float32,
     how much each row counts (mean 1 over the subset), or None where the bundle holds no weights. Rows, views and order
-    depend only on `seed` and the epoch. `loader` is the FFCV Loader within. Raises FailureError or UsageError for a
-    damaged bundle, or a teacher or match it does not hold.
+    depend only on `seed` and the epoch. `len()` counts the batches of an epoch, `rows` its images; `loader` is the
+    FFCV Loader within. Raises FailureError or UsageError for a damaged bundle, or a teacher or match it does not hold.
     """
     from toolkit.training.stream import StreamSource
 

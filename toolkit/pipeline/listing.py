@@ -16,6 +16,7 @@ from toolkit.core import defaults
 from toolkit.core.asked import Place
 from toolkit.core.errors import FailureError
 from toolkit.core.files import read_json
+from toolkit.core.locks import is_being_written
 from toolkit.formats.dataset import data_key
 from toolkit.formats.kinds import open_blocks
 from toolkit.formats.scores_file import open_scores
@@ -108,12 +109,18 @@ def _teachers(root: Path, known: _Known) -> Iterator[Artifact]:
                 of = [settings.get("dataset"), settings.get("subset")]
                 yield _artifact("teacher", folder / "teacher.pt", about, of, record, stale, folder.name)
         elif (folder / "metrics.jsonl").is_file():
-            about = f"stopped after epoch {_lines(folder / 'metrics.jsonl')}: the same command goes on"
-            yield _artifact("teacher", folder, about, [], {})
+            yield _artifact("teacher", folder, _unfinished(folder, "teacher.pt"), [], {})
         for path in sorted(folder.glob("cache*.h5")):
             yield _cache(path, known)
         for path in sorted(folder.glob("dynamics.h5")):
             yield _h5("dynamics", path, known, lambda record, _: f"{record.get('epochs')} epochs", folder.name)
+
+
+def _unfinished(folder: Path, weights: str) -> str:
+    epochs = _lines(folder / "metrics.jsonl")
+    if is_being_written(folder / weights):
+        return f"training, {epochs} epoch{'' if epochs == 1 else 's'} done"
+    return f"stopped after epoch {epochs}: the same command goes on"
 
 
 def _cache(path: Path, known: _Known) -> Artifact:
@@ -170,8 +177,7 @@ def _runs(root: Path, known: _Known) -> Iterator[Artifact]:
     for folder in _folders(root / "runs"):
         if not (folder / "run.json").is_file():
             if (folder / "metrics.jsonl").is_file() or (folder / "checkpoint.pt").is_file():
-                about = f"stopped after epoch {_lines(folder / 'metrics.jsonl')}: the same command goes on"
-                yield _artifact("run", folder, about, [], {})
+                yield _artifact("run", folder, _unfinished(folder, "student.pt"), [], {})
             continue
         record = _read(folder / "run.json", "kdtool distill")
         if isinstance(record, str):

@@ -17,6 +17,7 @@ from toolkit.formats.dataset import DataRecord
 from toolkit.training.run import CHECKPOINT, differing
 
 SEARCH = "alpha.json"
+ALREADY_TRAINED = "already there; --force trains it again"
 
 
 def earlier_result(record: Path, settings: dict[str, Any], force: bool) -> dict[str, Any] | None:

@@ -88,7 +88,7 @@ def _partners(found: list[Row], conditions: list[Condition], baseline: list[Cond
 def _no_pairs(averaged: list[Row], said: str) -> list[str]:
     if not averaged or any(row["pairs"] for row in averaged):
         return []
-    return [f"{said}: nothing to compare, as no finished run of which that is so agrees with another in the rest"]
+    return [f"{said}: nothing to compare: no finished run with it agrees with one without it in all other settings"]
 
 
 def _open(done: list[Row]) -> list[str]:

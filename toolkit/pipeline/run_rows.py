@@ -7,6 +7,7 @@ from typing import Any
 
 from toolkit.core.errors import FailureError, did_you_mean
 from toolkit.core.files import read_json
+from toolkit.core.locks import is_being_written
 from toolkit.formats.workspace import IMPORTED_SCORES, Workspace
 from toolkit.pipeline.sweep.table import read_lines, sweep_folder
 from toolkit.report.runs import Row
@@ -77,7 +78,9 @@ def _row(folder: Path, datasets: dict[str, str]) -> Row | None:
         metrics = folder / "metrics.jsonl"
         epochs = len(metrics.read_text().splitlines()) if metrics.is_file() else 0
         begun = epochs or (folder / "checkpoint.pt").is_file()
-        return {"name": folder.name, "state": f"epoch {epochs}", "top1": None} if begun else None
+        running = is_being_written(folder / "student.pt")
+        state = f"running, epoch {epochs + 1}" if running else f"stopped after epoch {epochs}"
+        return {"name": folder.name, "state": state, "top1": None} if begun else None
     record = read_json(path, "kdtool distill --force, with its settings")
     row = row_of(folder.name, record, datasets)
     if row is None:

@@ -26,7 +26,7 @@ from toolkit.pipeline.foresee.foreseen import already_there
 from toolkit.pipeline.foresee.training import foreseen_student
 from toolkit.pipeline.knowledge import Knowledge
 from toolkit.pipeline.known_networks import new_network
-from toolkit.pipeline.run_folder import earlier_result, forget, images_before, keep, timing
+from toolkit.pipeline.run_folder import ALREADY_TRAINED, earlier_result, forget, images_before, keep, timing
 from toolkit.pipeline.runtime import Compute, compute_on
 from toolkit.pipeline.sources import check_single_rows, check_source, open_source
 from toolkit.pipeline.student_request import StudentRequest, open_student_request
@@ -134,6 +134,7 @@ def distill(
         earlier = processes.first_only(lambda: earlier_result(folder / "run.json", settings, force))
         if earlier is not None:
             on_start(taken)
+            on_start(f"{folder}: {ALREADY_TRAINED}")
             return earlier
         test_data = processes.first_before(lambda: _test_data(workspace, bundle, data_dir, progress))
         _network(request, compute)  # refused, if it is, before anything is touched
@@ -151,7 +152,16 @@ def distill(
         run = (request.recipe, request.steps, compute.device, compute.precision, compile)
         trainer = Trainer(model, fed, taught, *run, seed=settings["seed"], processes=processes)
         found = {"alpha": settled} if search else None
-        history = run_to_end(trainer, folder, settings, progress, on_epoch, minutes=checkpoint_minutes, found=found)
+        history = run_to_end(
+            trainer,
+            folder,
+            settings,
+            progress,
+            on_epoch,
+            minutes=checkpoint_minutes,
+            found=found,
+            on_note=on_start,
+        )
         passes = processes.total(images_seen() - seen_before - images_seen(model))
         speed = timing(history, fed.name, trainer.compile_s)
         trained = _Trained(model, settled, alpha, search, history, speed, passes)

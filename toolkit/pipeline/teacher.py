@@ -33,6 +33,7 @@ from toolkit.pipeline.imported_teachers import refuse_cached
 from toolkit.pipeline.known_networks import new_network
 from toolkit.pipeline.recording import Recording, check_recording
 from toolkit.pipeline.run_folder import (
+    ALREADY_TRAINED,
     compiled_settings,
     earlier_result,
     forget,
@@ -96,6 +97,7 @@ def train_teacher(
     processes: Processes = ALONE,
     progress: Progress = silent,
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
+    on_note: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Trains a network on the labels of the training split (or of a subset's rows) and keeps it as a teacher.
 
@@ -165,6 +167,8 @@ def train_teacher(
                     f"{folder}: a finished training without its dynamics. Pass --force to train and record it again, "
                     "or --no-dynamics to take it as it is"
                 )
+            if processes.first:
+                on_note(f"{folder}: {ALREADY_TRAINED}")
             return earlier
         if force:
             processes.first_only(lambda: _forget_all(folder, unjoined))
@@ -172,7 +176,7 @@ def train_teacher(
         if dynamics:
             recording = Recording(Parts(unjoined, settings), shown_after, data.record, train, rows_m, compute)
         job = _Job(data.record, train, test, rows_m, settled, settings, compute, source, compile, recording)
-        heard = (progress, on_epoch, checkpoint_minutes)
+        heard = (progress, on_epoch, on_note, checkpoint_minutes)
         trainings = [_trained(job, index, places[index], *heard) for index in range(seeds)]
         return processes.first_only(lambda: _ended(job, folder, trainings, [unjoined, *places[1:]]))
 
@@ -207,6 +211,7 @@ def _trained(
     place: Path,
     progress: Progress,
     on_epoch: Callable[[EpochResult], None],
+    on_note: Callable[[str], None],
     checkpoint_minutes: float,
 ) -> _Training:
     """Trains with the `index`-th seed, from its last checkpoint in `place` on."""
@@ -217,10 +222,10 @@ def _trained(
     model = new_network(settings["arch"], settings["width"], seed, job.data, compute)
     watch = None if job.recording is None else job.recording.recorder(index, model, job.compiled, progress)
     observe = None if watch is None else watch.observe
-    run = (recipe, recipe.epochs * fed.batches_per_epoch, compute.device, compute.precision, job.compiled)
+    run = (recipe, recipe.epochs * len(fed), compute.device, compute.precision, job.compiled)
     loss = partial(label_loss, label_smoothing=recipe.label_smoothing)
     trainer = Trainer(model, fed, loss, *run, observe, seed, processes)
-    history = run_to_end(trainer, place, settings, progress, on_epoch, watch, checkpoint_minutes)
+    history = run_to_end(trainer, place, settings, progress, on_epoch, watch, checkpoint_minutes, on_note=on_note)
     scored = processes.first_only(lambda: _top1(model, job.test, job.data, compute))
     return _Training(model, history, scored, fed.name, trainer.compile_s)
 

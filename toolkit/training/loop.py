@@ -38,12 +38,12 @@ class Diverged(FailureError):
 
 class Source(Protocol):
     """What the loop trains on: ResidentSource or StreamSource. Every batch but the last has `batch_size` rows, of which
-    each of several processes is given its share. An epoch can be begun at any batch."""
+    each of several processes is given its share. `len` counts an epoch's batches; it can begin at any of them."""
 
     batch_size: int
 
     @property
-    def batches_per_epoch(self) -> int: ...
+    def rows(self) -> int: ...
 
     def __len__(self) -> int: ...
 
@@ -160,7 +160,7 @@ class Trainer:
 
     @property
     def epochs(self) -> int:
-        return -(-self.total_steps // self.source.batches_per_epoch)
+        return -(-self.total_steps // len(self.source))
 
     def run_epoch(self, progress: Progress = silent, after_step: Callable[[], None] = lambda: None) -> EpochResult:
         """One pass over the source, or what is left of it or of the run. `after_step` is called between two steps of
@@ -172,7 +172,7 @@ class Trainer:
         with (
             torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []),
             closing(self.source.batches(self.epoch, under.batches)) as given,
-            progress(label, len(self.source), "img") as tick,
+            progress(label, self.source.rows, "img") as tick,
         ):
             tick(under.images)
             batches = _Timed(given, under)
@@ -186,7 +186,7 @@ class Trainer:
                 tick(rows)
                 if self.finished:
                     break
-                if under.batches < self.source.batches_per_epoch:
+                if under.batches < len(self.source):
                     batches.pause(after_step)
         losses, hits = under.sums(self.processes)
         self._refuse_nan(losses, self.step - under.batches)
@@ -243,7 +243,7 @@ class Trainer:
         """Of the batch that this process holds a share of."""
         if self.processes.count == 1:
             return len(batch.labels_b)
-        return min(self.source.batch_size, len(self.source) - self._under.batches * self.source.batch_size)
+        return min(self.source.batch_size, self.source.rows - self._under.batches * self.source.batch_size)
 
     def _draw_anew(self) -> None:
         """Torch's generators, for this step alone: a resumed run draws what one left alone would."""
@@ -255,7 +255,7 @@ class Trainer:
 
     def _forward_for(self, batch: Batch) -> Forward:
         """The compiled one for whole batches only: a ragged last batch would be compiled for once more."""
-        whole = self.processes.share(min(self.source.batch_size, len(self.source))) if self.compiled else slice(0)
+        whole = self.processes.share(min(self.source.batch_size, self.source.rows)) if self.compiled else slice(0)
         if not self.compiled or len(batch.labels_b) != whole.stop - whole.start:
             return self.model
         if self._whole is None:

@@ -57,22 +57,24 @@ class ResidentSource:
         self._weights_n = weights.to(device) if weights is not None else None
 
     def __len__(self) -> int:
-        return len(self.showing)
+        """How many batches an epoch has, as of any loader; of several processes, each has as many."""
+        return -(-self.rows // self.batch_size)
 
     @property
-    def batches_per_epoch(self) -> int:
-        return -(-len(self) // self.batch_size)
+    def rows(self) -> int:
+        """How many images an epoch shows, by all processes together."""
+        return len(self.showing)
 
     def batches(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """The batches of `epoch` (from 0), from batch `start` on; the last may be smaller."""
         view_n, slot_n = self.showing.views(epoch)
         shown = (
             self.showing.geometry(view_n),
-            slot_n * len(self) + np.arange(len(self)),
+            slot_n * self.rows + np.arange(self.rows),
             self.showing.order(epoch),
         )
         geometry_n3, target_n, order = (torch.from_numpy(values).to(self._device) for values in shown)
-        for first, end in shares(len(self), self.batch_size, self._part, start):
+        for first, end in shares(self.rows, self.batch_size, self._part, start):
             at_b = order[first:end]
             images_bhwc = self._renderer.draw(at_b, geometry_n3[at_b])
             yield Batch(

@@ -84,17 +84,20 @@ def run_to_end(
     watch: Watch | None = None,
     minutes: float = defaults.CHECKPOINT_MINUTES,
     found: dict[str, Any] | None = None,
+    on_note: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
     """Trains until the last step, saving checkpoint.pt each epoch and each so many `minutes` (0: only at epochs), and
     metrics.jsonl each epoch, in `folder`; returns the epochs. Where the recipe keeps an average of the weights, that is
     what the network holds in the end; the checkpoint has both.
 
     A checkpoint of the same `settings` is resumed from, if what was `found` out since they were asked for is the same
-    too. On SIGINT and SIGTERM it saves and raises Stopped. Raises FailureError when the checkpoint's settings differ,
-    naming how. Of several processes the first one writes.
+    too, and `on_note` told after which step. On SIGINT and SIGTERM it saves and raises Stopped. Raises FailureError
+    when the checkpoint's settings differ, naming how. Of several processes the first one writes.
     """
     epochs = _resumed(trainer, folder, settings, found or {}, watch)
     processes, saved_s, meetings = trainer.processes, time.monotonic(), _Meetings(trainer)
+    if trainer.step and processes.first:
+        on_note(f"{folder}: goes on after step {trainer.step:,} of {trainer.total_steps:,}")
 
     def save() -> None:
         nonlocal saved_s

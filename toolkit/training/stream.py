@@ -94,11 +94,13 @@ class StreamSource:
         ordered_by(self.loader, self)
 
     def __len__(self) -> int:
-        return len(self.showing)
+        """How many batches an epoch has, as of any loader; of several processes, each has as many."""
+        return -(-self.rows // self.batch_size)
 
     @property
-    def batches_per_epoch(self) -> int:
-        return -(-len(self) // self.batch_size)
+    def rows(self) -> int:
+        """How many images an epoch shows, by all processes together."""
+        return len(self.showing)
 
     def sample_order(self, epoch: int) -> np.ndarray:
         """FFCV asks for the order of the epoch under way: positions in the file, uint64, of this process's rows from
@@ -111,7 +113,7 @@ class StreamSource:
         return positions_m
 
     def _shares(self, start: int) -> list[tuple[int, int]]:
-        return list(shares(len(self), self.batch_size, self._part, start))
+        return list(shares(self.rows, self.batch_size, self._part, start))
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1
@@ -125,11 +127,11 @@ class StreamSource:
         self._begun += 1
         begun = self._begun
         if self._boxes_n5 is not None:
-            for row in range(0, len(self), _BOXES_AT_A_TIME):
+            for row in range(0, self.rows, _BOXES_AT_A_TIME):
                 block = slice(row, row + _BOXES_AT_A_TIME)
                 self._boxes_n5[self._indices_n[block]] = self.showing.shown(epoch, block)
         self.loader.next_epoch, self._start = epoch, start
-        self._order_n = order_n = self.showing.order(epoch).astype(smallest_index(len(self)))
+        self._order_n = order_n = self.showing.order(epoch).astype(smallest_index(self.rows))
         at = [order_n[first:end] for first, end in self._shares(start)]
         with (
             one_epoch(self.loader, pinned=self._device.type == "cuda") as given,
