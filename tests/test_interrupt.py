@@ -85,6 +85,8 @@ def test_a_training_told_to_stop_saves_and_goes_on_to_the_same_weights(
     line = f"kdtool: stopped at step {step} of 15; saved. Run the same command again to go on"
     assert result.stderr.splitlines()[-1] == line and "Traceback" not in result.stderr
     assert step_in(workspace, "told") == step and not temporary_in(workspace.root)
+    assert f"runs/told: goes on after step {step} of 15" in kdtool(*asked, "told").stderr
+    assert "runs/told: already there; --force trains it again" in kdtool(*asked, "told").stderr
     told, whole = (Path(made(*asked, name)["path"]) for name in ("told", "whole"))
     assert same_runs(told, whole)
 

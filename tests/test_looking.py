@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import kdtool, made, refused
+from toolkit.core.locks import only_writer
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline import doctor as doctors
 
@@ -57,6 +58,33 @@ def test_sizes_are_those_on_disk(work: Path):
         path = Path(one["path"])
         files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
         assert one["bytes"] == sum(file.stat().st_size for file in files)
+
+
+def test_a_busy_machine_is_noted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    for load, noted in ((0.9, False), (3.5, True)):
+        monkeypatch.setattr(doctors, "others_load", lambda load=load: load)
+        checks = {one["name"]: one for one in doctors.doctor(tmp_path)["checks"]}
+        assert ("load" in checks) == noted
+    assert "3.5 programs" in checks["load"]["found"] and "--threads 1" in checks["load"]["mend"]
+
+
+def test_what_is_being_trained_is_not_called_stopped(copied: Path):
+    begun = copied / "runs" / "begun"
+    begun.mkdir()
+    (begun / "metrics.jsonl").write_text("{}\n")
+    stopped = "stopped after epoch 1"
+    assert listed(copied)["run", "begun"]["about"].startswith(stopped)
+    with only_writer(begun / "student.pt"):
+        assert listed(copied)["run", "begun"]["about"] == "training, 1 epoch done"
+        states = {row["name"]: row["state"] for row in made("runs", "-w", copied)["rows"]}
+        assert states["begun"] == "running, epoch 2"
+    assert listed(copied)["run", "begun"]["about"].startswith(stopped)
+
+
+def test_an_artifact_is_inspected_by_its_name(work: Path, digits: Path):
+    assert made("inspect", "by-own", "-w", work) == made("inspect", work / "subsets" / "by-own")
+    assert made("inspect", "student", "-w", work)["path"] == str(work / "runs" / "student")
+    refused(kdtool("inspect", "nothing", "-w", work), 1, "nothing: not found", "kdtool ls")
 
 
 def rewritten(path: Path, **changed: Any) -> None:

@@ -27,7 +27,7 @@ from toolkit.formats.checkpoint import load_checkpoint
 
 PACKAGE = Path(toolkit.__file__).parent
 # Options that say how a result is printed, or are of every command and not of this one.
-SHOWN = {(None, "json"), ("build-subset", "list_methods"), ("ls", "all"), ("inspect", "workspace")}
+SHOWN = {(None, "json"), ("build-subset", "list_methods"), ("ls", "all")}
 # What a function has besides: who is told of what happens, and who else computes.
 BESIDES = {"progress", "on_note", "on_start", "on_epoch", "on_cell", "processes"}
 # Asked for by the command too, but for its --list-methods.

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.conftest import kdtool, made
 from tests.test_bad_input import OTHER_PLAN, fails, refused, rewritten
@@ -22,6 +23,7 @@ from toolkit.core.recipes import RECIPES
 from toolkit.formats.cache import open_cache
 from toolkit.formats.encodings import Arrays
 from toolkit.formats.parts import Parts
+from toolkit.models.zoo import build_model
 from toolkit.teacher.caching import TeacherPass
 
 DIGITS = ("--dataset", "digits")
@@ -306,6 +308,22 @@ def test_a_teacher_that_answers_otherwise_the_second_time_is_found_out(packed: P
     assert "logits deviate by 1 on average" in line and "over 64 samples" in line
     asked.clear()
     made(*CACHE, "--views", "2", "--force", "--no-verify", "-w", packed)
+
+
+def test_a_teacher_that_guesses_is_noted(packed: Path, tmp_path: Path):
+    model = build_model("resnet8", 10, width=4)
+    torch.nn.init.zeros_(model.fc.weight)  # the same class for every image
+    torch.save(model.state_dict(), tmp_path / "guess.pt")
+    words = ("--teacher", tmp_path / "guess.pt", "--arch", "resnet8", "--width", "4", "--views", "1", "-w", packed)
+    shown = kdtool("cache-teacher", *DIGITS, *words)
+    assert shown.exit_code == 0
+    assert "guess: " in shown.stderr and "hardly more than chance, 10.00 %" in shown.stderr
+    assert "chance" not in kdtool(*CACHE, "--views", "1", "-w", packed).stderr
+
+
+def test_a_misspelt_teacher_is_refused_before_anything_is_packed(tmp_path: Path):
+    line = fails(kdtool("cache-teacher", *DIGITS, "--teacher", "digits-resnet9", "-w", tmp_path), 1, "digits-resnet8")
+    assert "Did you mean digits-resnet8?" in line and not list(tmp_path.iterdir())
 
 
 # What it would cost ---------------------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ def inspect(as_json: bool, workspace: Any, path: Path) -> None:
     """
     from toolkit.pipeline.inspect import inspect as run
 
-    result = run(path, workspace)
+    result = run(path, workspace=workspace)
     balance = result.get("class_balance", {})
     in_bars = ("class_balance", "class_counts") if balance else ()
     told = {key: value for key, value in result.items() if key not in in_bars}

@@ -90,6 +90,12 @@ def available_cpus(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
     return min([allowed, *(math.ceil(quota) for quota in _quotas(cgroups, own))])
 
 
+def others_load() -> float:
+    """How many programs had a CPU or waited for one, for each CPU, over the last minute: past 1 the threads of a program
+    wait for each other's turn."""
+    return os.getloadavg()[0] / (os.cpu_count() or 1)
+
+
 def free_memory_bytes(meminfo: Path = MEMINFO, cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
     """Memory that this process may still take: of the system, or of its container where that has less. What would be
     given back, as files that are only kept in memory, is free. Where the system does not tell, 4 GiB.

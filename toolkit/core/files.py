@@ -39,7 +39,11 @@ def _shown(path: Path) -> Path:
 def refused(path: Path, error: OSError) -> FailureError:
     """The operating system's no, as the user's error."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    instead = "free some space or choose another --workspace" if full else "name a place that you may write to"
+    instead = (
+        "free some space or choose another --workspace"
+        if full
+        else "choose a --workspace or --out that you may write to"
+    )
     return FailureError(
         f"{_shown(path)}: could not be written ({error.strerror or error}). Nothing half-written was left: "
         f"{instead}, then run the same command again"

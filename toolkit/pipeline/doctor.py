@@ -13,13 +13,14 @@ from typing import Any
 
 from toolkit.core import defaults
 from toolkit.core.asked import Place, as_path
-from toolkit.core.device import available_cpus, cpu_bfloat16, free_memory_bytes, resolve_precision
+from toolkit.core.device import available_cpus, cpu_bfloat16, free_memory_bytes, others_load, resolve_precision
 from toolkit.core.errors import FailureError
 from toolkit.core.sizes import in_words
 from toolkit.core.versions import __version__
 from toolkit.formats.workspace import Workspace
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
+BUSY = 1.5  # programs for each CPU
 LITTLE_DISK, LITTLE_MEMORY = 2 << 30, 2 << 30  # bytes
 _SETUP = "Run: make setup, in a checkout of kdtool"
 _LIBRARIES = ("torch", "torchvision", "ffcv", "h5py", "numpy")
@@ -110,6 +111,10 @@ def _devices(workspace: Workspace, data_dir: Path | None) -> Iterator[Check]:
     cpu = torch.device("cpu")
     kind = cpu_bfloat16() or "no bfloat16 instructions"
     yield Check("CPU", OK, f"{available_cpus()} CPUs, {kind}: computes in {resolve_precision('auto', cpu)}")
+    load = others_load()
+    if load > BUSY:
+        said = f"busy: {load:.1f} programs for each CPU over the last minute"
+        yield Check("load", NOTE, said, "Use --threads 1: threads that wait for each other are slower than one")
     memory = free_memory_bytes()
     little = memory < LITTLE_MEMORY
     yield Check(

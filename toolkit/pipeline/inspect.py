@@ -226,7 +226,7 @@ FILES: dict[str, Callable[[Path], dict[str, Any]]] = {
 }
 
 
-def inspect(path: Place, workspace: Workspace | Place = defaults.WORKSPACE) -> dict[str, Any]:
+def inspect(path: Place, *, workspace: Workspace | Place = defaults.WORKSPACE) -> dict[str, Any]:
     """What an artifact is and holds, after checking all of it. `path` may be the name of one in the workspace, where
     only one is called so. Raises FailureError for anything damaged or foreign."""
     path = _named(as_path(path), Workspace.at(workspace))
