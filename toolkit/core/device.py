@@ -91,8 +91,8 @@ def available_cpus(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
 
 
 def others_load() -> float:
-    """How many programs had a CPU or waited for one, for each CPU, over the last minute: past 1 the threads of a program
-    wait for each other's turn."""
+    """How many programs had a CPU or waited for one, for each CPU, over the last minute: past 1 the threads of one
+    program wait for each other's turn."""
     return os.getloadavg()[0] / (os.cpu_count() or 1)
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
 
 
 def versions() -> dict[str, str]:
