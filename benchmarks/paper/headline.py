@@ -15,8 +15,9 @@ WAYS = ("random", "hardest, forgetting")
 
 
 def in_words(data: Data, lines: Iterable[Mapping[str, Any]]) -> str:
-    """Random and hard rows, with the paired gain of KD by random rows and its interval."""
-    runs, (setting, *_) = Runs(lines), settings(data)
+    """Random and hard rows, with the paired gain of KD by random rows and its interval; then random rows for a number
+    of steps that is the same whatever the fraction."""
+    runs, (setting, _, by_steps) = Runs(lines), settings(data)
     rows = []
     for frac in (*FRACTIONS, WHOLE):
         found = [runs.of(*setting.ways[way], frac, alpha, setting.teacher) for way in WAYS for alpha in (0.0, 1.0)]
@@ -24,8 +25,10 @@ def in_words(data: Data, lines: Iterable[Mapping[str, Any]]) -> str:
         shown = list(map(_cell, found))
         gained = mean_of(list(gain.values())) if len(gain) > 1 else None
         interval = f"{gained.mean:+.2f} [{gained.low:+.2f}, {gained.high:+.2f}]" if gained else ""
-        rows.append([f"{frac:g}", shown[0], shown[1], interval, *shown[2:]])
-    header = ["f", "random", "random, KD", "gain [95 %]", "hardest", "hardest, KD"]
+        steps = [runs.of(by_steps.random, "random", frac, alpha, by_steps.teacher) for alpha in (0.0, 1.0)]
+        rows.append([f"{frac:g}", shown[0], shown[1], interval, *shown[2:], *map(_cell, steps)])
+    same = f"{data.iterations} steps"
+    header = ["f", "random", "random, KD", "gain [95 %]", "hardest", "hardest, KD", f"random, {same}", f"{same}, KD"]
     return table(header, rows)
 
 

@@ -91,7 +91,7 @@ def _torchvision(name: str, torchvision_class: str, data_dir: Path | None, **spl
             return build(str(data_dir or _download_folder()), download=True, **split)
     except (RuntimeError, OSError) as error:
         package = "dataset-fashion-mnist" if name == "fashion-mnist" else None
-        install = f"apt-get install {package}, or put" if package else "Put"
+        install = f"Run: apt-get install {package}, or put" if package else "Put"
         asked = "none given" if data_dir is None else f"{data_dir}{'' if data_dir.is_dir() else ', which is no folder'}"
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise FailureError(
