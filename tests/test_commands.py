@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from toolkit.formats.bundle import open_bundle
 from toolkit.formats.cache import open_cache
 from toolkit.formats.checkpoint import load_checkpoint
 from toolkit.formats.dataset import open_packed
+from toolkit.formats.workspace import Workspace
 from toolkit.models.zoo import build_model
 from toolkit.scores import SCORES
 from toolkit.training.evaluate import predict, top1
@@ -331,6 +333,15 @@ def test_distill_takes_the_newest_subset_and_says_which(copied: Path):
     result = kdtool("distill", "-w", copied, "--epochs", "1")
     assert "subsets/hard" in result.stderr
     assert "subsets/hard" in kdtool("distill", "-w", copied, "--epochs", "1").stderr  # finished before
+
+
+def test_of_subsets_of_one_second_the_newest_is_the_one_written_last(tmp_path: Path):
+    for name in ("b", "a", "c"):
+        path = tmp_path / "subsets" / name / "subset.json"
+        path.parent.mkdir(parents=True)
+        path.write_text('{"created": "2026-01-01T00:00:00Z"}')
+        os.utime(path, ns=(0, {"b": 1, "a": 3, "c": 2}[name]))
+    assert Workspace(tmp_path).newest_subset().name == "a"
 
 
 def test_a_bundle_trains_on_another_machine(copied: Path, tmp_path: Path):

@@ -29,6 +29,7 @@ from toolkit.core.errors import FailureError, UsageError
 from toolkit.core.hashing import rng_for
 from toolkit.core.long_lists import read_long_lists, write_long_lists
 from toolkit.core.memory import kept_to, left_bytes, size_bytes, taken_bytes
+from toolkit.core.progress import silent
 from toolkit.core.sizes import in_words
 from toolkit.data.spilled import Spilled
 from toolkit.formats.beton import Beton, cut, open_beton
@@ -335,7 +336,7 @@ def fed(digits: Path, kind: str) -> Any:
 def test_a_limit_too_small_for_the_data_streams_the_same_batches(digits: Path, monkeypatch: pytest.MonkeyPatch):
     free = fed(digits, "auto")
     bundle = open_bundle(digits / "subsets" / "third")
-    needed = resident_bytes(len(free), bundle.data, load_knowledge(bundle, match="nearest", views=3).targets)
+    needed = resident_bytes(free.rows, bundle.data, load_knowledge(bundle, match="nearest", views=3).targets)
     monkeypatch.setattr("toolkit.core.memory.taken_bytes", lambda: 1 << 30)
     with kept_to((1 << 30) + 2 * needed - 1):
         # of so few rows FFCV's buffers would be more than all there is
@@ -460,10 +461,10 @@ class Content(CacheContent):
 def test_scores_are_the_same_bits_however_few_rows_are_decoded(encoding: str, monkeypatch: pytest.MonkeyPatch):
     content = Content(2 * BLOCK_ROWS + 5, Encoding.parse(encoding, 7))
     labels_n = rng_for(3).integers(0, 7, content.rows)
-    whole = scores_of_views(content, 3, labels_n)
+    whole = scores_of_views(content, 3, labels_n, silent)
     monkeypatch.setattr(cache_content, "_STORED_BYTES", 40_000)
     monkeypatch.setattr(cache_content, "_DECODED_BYTES", 3_000)
-    parts = scores_of_views(content, 3, labels_n)
+    parts = scores_of_views(content, 3, labels_n, silent)
     assert whole.keys() == parts.keys() == {"disagreement"}
     assert np.array_equal(whole["disagreement"], parts["disagreement"])
 
@@ -482,10 +483,10 @@ def test_scores_read_each_block_once_where_there_is_room_for_its_views(monkeypat
 
     monkeypatch.setattr(cache_content, "_STORED_BYTES", 40_000)
     content = Counted(2 * BLOCK_ROWS + 5, Encoding.parse("int8", 7))
-    scores_of_views(content, 3, np.zeros(content.rows, np.int64))
+    scores_of_views(content, 3, np.zeros(content.rows, np.int64), silent)
     assert set(read.values()) == {1} and ("features", 1) not in read
     monkeypatch.setattr(cache_content, "free_memory_bytes", lambda: 0)
-    scores_of_views(content, 3, np.zeros(content.rows, np.int64))
+    scores_of_views(content, 3, np.zeros(content.rows, np.int64), silent)
     assert max(read.values()) > 2
 
 

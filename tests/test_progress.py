@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -64,9 +65,10 @@ class Terminal:
 
 
 def screen(text: str, columns: int) -> list[str]:
-    """The lines that a terminal of so many columns shows; past the last one it goes on in the next line."""
+    """The lines that a terminal of so many columns shows; past the last one it goes on in the next line. Colours, which
+    colorama resets at the end where it is installed, take no place."""
     lines, at = [[" "] * columns], 0
-    for sign in text:
+    for sign in re.sub(r"\x1b\[[0-9;]*m", "", text):
         if sign == "\r":
             at = 0
         elif sign == "\n":

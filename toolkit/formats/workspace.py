@@ -51,8 +51,13 @@ class Workspace:
         return self.root / "runs" / checked_name(name)
 
     def newest_subset(self) -> Path:
-        """The bundle written last, by the time in its record. Raises FailureError when there is none."""
+        """The bundle written last, by the time in its record; of those of one second, by their files'. Raises
+        FailureError when there is none."""
         records = sorted(self.root.glob("subsets/*/subset.json"))
         if not records:
             raise FailureError(f"{self.root / 'subsets'}: no subset yet. Run: kdtool build-subset --frac 0.5")
-        return max(records, key=lambda path: (read_json(path, "kdtool build-subset").get("created", ""), path)).parent
+
+        def written(path: Path) -> tuple[str, int]:
+            return read_json(path, "kdtool build-subset").get("created", ""), path.stat().st_mtime_ns
+
+        return max(records, key=written).parent
