@@ -51,7 +51,7 @@ bench-students: setup ## five students from packing on, beside live-teacher runs
 bench-gpu: setup ## the same on a GPU (under 8 minutes; DATA=folder of Fashion-MNIST's files, where not downloaded)
 	@$(RUN)python -m benchmarks.throughput --gpu $(if $(DATA),--data-dir $(DATA))
 
-paper: setup ## the paper's claims on Fashion-MNIST and digits, and how each fell (at most 6 hours; a stopped one goes on)
+paper: setup ## the paper's claims on Fashion-MNIST and digits, and how each fell; runs what results/ lacks (6 hours, if all)
 	@$(RUN)python -m benchmarks.paper
 
 paper-full: setup ## the same by the paper's own recipe, for a GPU (DATA=folder of CIFAR's and SVHN's files)

@@ -65,6 +65,7 @@ def test_cells_that_say_alone_what_a_claim_says_are_counted():
     (a1,) = [one for one in claims.verdicts(DATA, lines) if (one.claim, one.setting) == ("a1", "larger teacher")]
     assert (a1.decided, len(a1.cells)) == (19, 20)
     few = [one for one in lines if one["study"] == "alpha"]
+    assert (a1.against, a1.in_short) == (1, claims.FAILS)
     assert "not decided: 4 of 20" in claims.side_by_side({"digits": claims.verdicts(DATA, few)})
 
 
@@ -86,6 +87,7 @@ def test_the_best_alpha_is_the_parabolas_top_within_the_grid():
     assert claims.best_alpha((0.0, 0.5, 1.0), (0.0, 1.0, 0.0)) == pytest.approx(0.5)
     assert claims.best_alpha((0.0, 0.5, 1.0), (0.0, 1.0, 1.9)) == 1.0
     assert claims.best_alpha((0.0, 0.5, 1.0), (2.0, 0.0, 3.0)) == 1.0  # no top
+    assert [claims.best_alpha((0.0, 0.5, 1.0), (2.0, 0.0, 2.0), ties) for ties in (min, max)] == [0.0, 1.0]
 
 
 def peaked(slope: float) -> rule.Curves:
@@ -128,6 +130,7 @@ def test_regrets_are_told_of_every_fraction_that_has_all_its_runs_and_on_average
         ["digits, larger teacher, 0.25", "1", "0.12", "0.00", "0.50", "1.00"],
         ["digits, larger teacher, 0.5", "0.75", "0.00", "0.25", "0.25", "0.75"],
         ["digits, mean", "", "0.06", "0.12", "0.38", "0.88"],
+        ["digits, mean, f < 1", "", "0.06", "0.12", "0.38", "0.88"],
     ]
 
 
@@ -161,7 +164,9 @@ def test_pages_show_what_the_kept_runs_say():
     found = paper.results(SMALL, Path(paper.__file__).with_name("results"))
     for page, text in paper.pages(found).items():
         assert page.read_text() == text, f"{page}: run python -m benchmarks.paper --report"
-    assert (Path(paper.__file__).with_name("results") / "verdicts.md").read_text() == paper.report(found)
+    assert (Path(paper.__file__).with_name("results") / "verdicts.md").read_text() == paper.report(
+        found, Path(paper.__file__).with_name("results")
+    )
 
 
 def test_every_picture_that_the_guide_shows_is_there_and_no_other():
@@ -217,4 +222,5 @@ def test_studies_run_from_nothing_and_are_kept(tmp_path: Path, monkeypatch: pyte
     }  # fmt: skip
     found = claims.verdicts(data, kept["digits"][1])
     assert {one.claim for one in found if all(cell is not None for cell in one.cells.values())} == {"f", "g"}
-    assert "| g     |" in paper.report(kept)
+    told = paper.report(kept, tmp_path / "results")
+    assert "| g     |" in told and f"| {named('resnet20')}" in told.partition("Teachers:")[2]

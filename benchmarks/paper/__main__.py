@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -38,6 +39,8 @@ from benchmarks.paper.design import (
     studies,
     words,
 )
+from toolkit.report.statistics import mean_and_sigma
+from toolkit.report.tables import table
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -117,6 +120,21 @@ def keep(here: Path, key: str, study: str, machine: dict[str, Any], folder: Path
     _kept_in(folder, key, study).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
 
+def keep_teachers(here: Path, key: str, folder: Path) -> None:
+    """What each teacher was trained on, for how long, and what it came to."""
+    records = [json.loads(path.read_text()) for path in sorted(here.glob("teachers/*/train.json"))]
+    names = ("top1", "rows", "epochs")
+    lines = [
+        {"teacher": one["result"]["name"], **{name: one["result"][name] for name in names}, "command": one["command"]}
+        for one in records
+    ]
+    _teachers_in(folder, key).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def _teachers_in(folder: Path, key: str) -> Path:
+    return folder / f"teachers-{key}.jsonl"
+
+
 def _kept_in(folder: Path, key: str, study: str) -> Path:
     return folder / f"{key}-{study}.jsonl"
 
@@ -144,6 +162,7 @@ def run(key: str, data: Data, folder: Path, only: str | None) -> None:
             make_noisy_teacher(here, data)
         kdtool(here, "sweep", {**asked, "name": study})
         keep(here, key, study, machine, folder)
+    keep_teachers(here, key, folder)
     (drawn,) = kdtool(here, "report", {})
     print(drawn["path"])
 
@@ -156,19 +175,42 @@ def results(sets: dict[str, Data], folder: Path) -> dict[str, tuple[Data, list[d
     }
 
 
-def report(found: dict[str, tuple[Data, list[dict[str, Any]]]]) -> str:
+def report(found: dict[str, tuple[Data, list[dict[str, Any]]]], folder: Path) -> str:
     """How each claim fell on each data set, and what rules for alpha lose, as far as there are runs."""
-    parts = [_verdicts(key, data, lines) for key, (data, lines) in found.items() if lines]
+    parts = [_verdicts(key, data, lines, folder) for key, (data, lines) in found.items() if lines]
     return "\n\n".join(["# How the claims fell", PRINTED, *parts, "## Rules for alpha", rule.in_words(found)]) + "\n"
 
 
-def _verdicts(key: str, data: Data, lines: list[dict[str, Any]]) -> str:
+def _verdicts(key: str, data: Data, lines: list[dict[str, Any]], folder: Path) -> str:
     machines = sorted({in_words(line["machine"]) for line in lines})
     hours = sum(line["seconds"] for line in lines) / 3600
-    what = f"{len(lines)} runs of {hours:.1f} hours together, by {'; '.join(machines)}."
-    return "\n\n".join(
-        [f"## {key}", headline.in_words(data, lines), claims.in_words(claims.verdicts(data, lines)), what]
-    )
+    runs = len({line["key"] for line in lines})
+    what = f"{len(lines):,} cells, {runs:,} runs, {hours:.1f} hours together, by {'; '.join(machines)}."
+    counted = "*For* and *against* count cells whose own interval lies where the claim says, and on the other side."
+    judged = claims.verdicts(data, lines)
+    parts = [
+        f"## {key}",
+        headline.in_words(data, lines),
+        claims.in_words(judged),
+        f"{counted} {what}",
+        "Accuracies with wrong labels, and claim d by how ties are resolved:",
+        headline.noise_in_words(data, lines),
+        claims.ties_in_words(data, lines),
+        *_teachers(_teachers_in(folder, key)),
+        "Every cell:",
+        claims.cells_in_words(judged),
+    ]
+    return "\n\n".join(parts)
+
+
+def _teachers(path: Path) -> list[str]:
+    """The accuracies of the teachers that were kept, of those that saw a part as a mean over seeds."""
+    found: dict[tuple[str, int, int], list[float]] = {}
+    for line in read_lines(path):
+        name = re.sub(r"-s\d+$", "", line["teacher"])
+        found.setdefault((name, line["rows"], line["epochs"]), []).append(line["top1"])
+    rows = [[*map(str, of), mean_and_sigma(top1)] for of, top1 in found.items()]
+    return ["Teachers:", table(["teacher", "rows", "epochs", "test accuracy"], rows)] if rows else []
 
 
 def pages(found: dict[str, tuple[Data, list[dict[str, Any]]]]) -> dict[Path, str]:
@@ -213,7 +255,7 @@ def main() -> None:
         if not asked.report and (asked.full or not asked.data or key in asked.data):
             run(key, data, folder, asked.only)
     found = results(sets, folder)
-    text = report(found)
+    text = report(found, folder)
     print(text)
     (folder / "verdicts.md").write_text(text)
     drawn = folder if asked.full else GUIDE.with_suffix("")

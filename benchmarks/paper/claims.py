@@ -5,7 +5,7 @@ A sample is one number for each seed that has one. Shapes: a alphas.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 from typing import Any, NamedTuple
@@ -81,8 +81,24 @@ class Judged(NamedTuple):
     @property
     def decided(self) -> int:
         """How many cells' intervals lie where the claim says."""
-        there = [cell for cell in self.cells.values() if cell is not None]
-        return sum(cell.high < self.threshold if self.below else cell.low > self.threshold for cell in there)
+        return sum(cell.high < self.threshold if self.below else cell.low > self.threshold for cell in self.there)
+
+    @property
+    def against(self) -> int:
+        """How many cells' intervals lie on the other side: one of many may by chance, and the claim not fail."""
+        return sum(cell.low > self.threshold if self.below else cell.high < self.threshold for cell in self.there)
+
+    @property
+    def there(self) -> list[Difference]:
+        return [cell for cell in self.cells.values() if cell is not None]
+
+    @property
+    def in_short(self) -> str:
+        """The verdict, and of an open one of several cells how many say so alone, and how many the contrary."""
+        if self.verdict != OPEN or len(self.cells) == 1:
+            return self.verdict
+        against = f", {self.against} against" if self.against else ""
+        return f"{self.verdict}: {self.decided} of {len(self.cells)}{against}"
 
 
 def judged(claim: str, setting: str, samples: Mapping[str, Sample], threshold: float = 0.0, sign: int = 1) -> Judged:
@@ -180,7 +196,7 @@ def _of_teachers(runs: Runs, data: Data) -> list[Judged]:
     ]
 
 
-def alpha_slopes(runs: Runs, setting: Setting) -> Sample:
+def alpha_slopes(runs: Runs, setting: Setting, ties: Callable[[Iterable[float]], float] = min) -> Sample:
     """Of each seed that has all its runs: the slope of its best alpha against ln f."""
     fractions = (*FRACTIONS, WHOLE)
     grid = {
@@ -191,7 +207,7 @@ def alpha_slopes(runs: Runs, setting: Setting) -> Sample:
     return {
         seed: slope(
             [log(frac) for frac in fractions],
-            [best_alpha(setting.alphas, [sample[seed] for sample in grid[frac]]) for frac in fractions],
+            [best_alpha(setting.alphas, [sample[seed] for sample in grid[frac]], ties) for frac in fractions],
         )
         for seed in sorted(seeds)
     }
@@ -212,25 +228,21 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
     return float(np.polyfit(x, y, 1)[0])
 
 
-def best_alpha(alphas: Sequence[float], top1_a: Sequence[float]) -> float:
-    """Where the parabola of least squares is highest, within the grid; the best of the grid where it has no top."""
+def best_alpha(
+    alphas: Sequence[float], top1_a: Sequence[float], ties: Callable[[Iterable[float]], float] = min
+) -> float:
+    """Where the parabola of least squares is highest, within the grid; the best of the grid where it has no top, which
+    of equals `ties` says."""
     square, linear, _ = np.polyfit(alphas, top1_a, 2)
     if square >= 0:
-        return alphas[int(np.argmax(top1_a))]
+        return ties(alpha for alpha, top1 in zip(alphas, top1_a, strict=True) if top1 == max(top1_a))
     return float(np.clip(-linear / (2 * square), min(alphas), max(alphas)))
 
 
 def side_by_side(found: Mapping[str, Sequence[Judged]]) -> str:
-    """A line for each claim in each setting, with its verdict on each data set, and how many cells say so alone where a
-    claim of several is open."""
+    """A line for each claim in each setting, with its verdict on each data set."""
     places = dict.fromkeys((one.claim, one.setting) for of_one in found.values() for one in of_one)
-    verdict = {
-        (key, one.claim, one.setting): one.verdict
-        if one.verdict != OPEN or len(one.cells) == 1
-        else f"{one.verdict}: {one.decided} of {len(one.cells)}"
-        for key, of_one in found.items()
-        for one in of_one
-    }
+    verdict = {(key, one.claim, one.setting): one.in_short for key, of_one in found.items() for one in of_one}
     rows = [
         [claim, SAID[claim], setting, *(verdict[key, claim, setting] for key in found)] for claim, setting in places
     ]
@@ -240,7 +252,7 @@ def side_by_side(found: Mapping[str, Sequence[Judged]]) -> str:
 
 def in_words(found: Sequence[Judged]) -> str:
     """A line for each claim and setting: of several cells the one that decides least well, the lowest, how many have
-    runs, and how many say alone what the claim says."""
+    runs, and how many say alone what the claim says, and the contrary."""
     rows = []
     for one in found:
         there = {name: cell for name, cell in one.cells.items() if cell is not None}
@@ -250,6 +262,29 @@ def in_words(found: Sequence[Judged]) -> str:
             shown = f"{cell.mean:+.2f} [{cell.low:+.2f}, {cell.high:+.2f}] ({name})"
         cells = f"{len(there)} of {len(one.cells)}"
         limit = f"{word} {one.threshold:g}"
-        rows.append([one.claim, one.setting, limit, shown, cells, str(one.decided), one.verdict])
-    header = ["claim", "setting", "threshold", "weakest cell [95 %]", "cells", "decided", "verdict"]
+        rows.append([one.claim, one.setting, limit, shown, cells, str(one.decided), str(one.against), one.verdict])
+    header = ["claim", "setting", "threshold", "weakest cell [95 %]", "cells", "for", "against", "verdict"]
     return table(header, rows, ("setting", "verdict"))
+
+
+def cells_in_words(found: Sequence[Judged]) -> str:
+    """A line for each cell that has runs."""
+    rows = [
+        [one.claim, one.setting, name, f"{cell.mean:+.2f} [{cell.low:+.2f}, {cell.high:+.2f}]", str(cell.n)]
+        for one in found
+        for name, cell in one.cells.items()
+        if cell is not None
+    ]
+    return table(["claim", "setting", "cell", "difference [95 %]", "seeds"], rows, ("setting", "cell"))
+
+
+def ties_in_words(data: Data, lines: Iterable[Mapping[str, Any]]) -> str:
+    """Claim d where alphas that are equally good count as the smallest of them, as its verdict has it, and as the
+    largest: accuracies on few test images are often equal."""
+    runs, rows = Runs(lines), []
+    for setting in settings(data):
+        slopes = [list(alpha_slopes(runs, setting, ties).values()) for ties in (min, max)]
+        if all(len(sample) > 1 for sample in slopes):
+            found = [mean_of(sample) for sample in slopes]
+            rows.append([setting.name, *(f"{one.mean:+.2f} [{one.low:+.2f}, {one.high:+.2f}]" for one in found)])
+    return table(["claim d: slope [95 %]", "the smallest", "the largest"], rows)

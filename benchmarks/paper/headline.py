@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from benchmarks.paper.claims import Runs, minus, settings
-from benchmarks.paper.design import FRACTIONS, WHOLE, Data
+from benchmarks.paper.design import FRACTIONS, NOISE, OF_NOISE, WHOLE, Data, named
 from toolkit.report.statistics import mean_and_sigma, mean_of
 from toolkit.report.tables import table
 
 WAYS = ("random", "hardest, forgetting")
+NOISY = (("noise", "random"), ("noise-hard", "hardest"))
 
 
 def in_words(data: Data, lines: Iterable[Mapping[str, Any]]) -> str:
@@ -29,6 +30,17 @@ def in_words(data: Data, lines: Iterable[Mapping[str, Any]]) -> str:
         rows.append([f"{frac:g}", shown[0], shown[1], interval, *shown[2:], *map(_cell, steps)])
     same = f"{data.iterations} steps"
     header = ["f", "random", "random, KD", "gain [95 %]", "hardest", "hardest, KD", f"random, {same}", f"{same}, KD"]
+    return table(header, rows)
+
+
+def noise_in_words(data: Data, lines: Iterable[Mapping[str, Any]]) -> str:
+    """Random and hard rows of data with wrong labels."""
+    runs, teacher = Runs(lines), named(data.teachers[1], noisy=True)
+    rows = [
+        [f"{frac:g}", *map(_cell, (runs.of(*way, frac, alpha, teacher) for way in NOISY for alpha in (0.0, 1.0)))]
+        for frac in OF_NOISE
+    ]
+    header = [f"f, of labels of which {NOISE:g} are wrong", "random", "random, KD", "hardest", "hardest, KD"]
     return table(header, rows)
 
 

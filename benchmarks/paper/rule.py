@@ -77,12 +77,15 @@ def in_words(sets: Mapping[str, tuple[Data, Iterable[Mapping[str, Any]]]]) -> st
     header = ["data, setting, f", "best alpha", *compared, "no teacher"]
     rows = []
     for key, of_one in found.items():
-        lost_of = []
+        lost_of = {}
         for (setting, frac), (alpha_a, top1_a) in of_one.items():
             lost = [regret((alpha_a, top1_a), alpha) for alpha in (*(rule(frac) for rule in compared.values()), 0.0)]
             rows.append([f"{key}, {setting}, {frac:g}", f"{alpha_a[top1_a.argmax()]:g}", *_points(lost)])
-            lost_of.append(lost)
-        rows.append([f"{key}, mean", "", *_points(map(mean, zip(*lost_of, strict=True)))])
+            lost_of[setting, frac] = lost
+        pruned = [lost for (_, frac), lost in lost_of.items() if frac < WHOLE]
+        for name, some in (("mean", list(lost_of.values())), (f"mean, f < {WHOLE:g}", pruned)):
+            if some:
+                rows.append([f"{key}, {name}", "", *_points(map(mean, zip(*some, strict=True)))])
     return table(header, rows)
 
 

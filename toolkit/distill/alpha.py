@@ -13,9 +13,9 @@ def alpha_rule(fraction: float) -> float:
     """`--alpha auto`: 1 − f/2, f the fraction of the rows that were kept, to four digits: from 1 down to 0.5.
 
     Ben-Baruch et al. (ICML 2025) report that the best alpha rises as f falls, and give no formula; their model, ridge
-    regression, does not tell: its best alpha is about 1 for every f < 1. Of the lines 1 − k·f this is the one that
-    loses least on average over the runs of `make paper`: two data sets, two teachers, five fractions. docs/guide.md
-    has what it and others lose.
+    regression, does not tell: little regularised, its best alpha is about 1 for every f < 1. Of the lines 1 − k·f this
+    is the one that loses least on average over the runs of `make paper`: two data sets, two teachers, five fractions.
+    docs/guide.md has what it and others lose.
     """
     return round(1 - fraction / 2, 4)
 
