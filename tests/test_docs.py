@@ -212,6 +212,8 @@ def test_a_page_that_shows_something_else_is_found_out():
     assert agrees(shown, other)
     assert not agrees(shown, other.replace("test split", "training split"))
     assert not agrees(shown, other.replace("a-0.1", "a-0.2"))
+    assert agrees("about ≈40 s (≈9 img/s)", "about 4 min 18 s (504 img/s)")
+    assert not agrees("about ≈40 s", "about 40 images")
     assert masked(shown) == masked(other) != masked(other.replace("name", "names"))
 
 
