@@ -12,13 +12,13 @@ help: ## this list
 setup: ## install everything into .venv (Debian and Ubuntu; as root or with sudo); again takes seconds
 	@scripts/setup.sh $(VENV)
 
-ffcv-wheel: ## a wheel of ffcv in dist/ that installs without OpenCV, a compiler or apt (one minute; PYTHON=python3.12)
+ffcv-wheel: ## a wheel of ffcv in dist/ that installs without headers or a compiler (one minute; PYTHON=python3.12)
 	@scripts/ffcv_wheel.sh dist
 
 demo: setup ## a tenth of Fashion-MNIST, a student with and without the teacher, and their table
 	@$(RUN)python -m benchmarks.demo
 
-test: setup lint ## the tests (ten minutes on two cores), a file a core; then the laws again, with every core at once
+test: setup lint ## the tests (ten minutes on two idle cores), a file a core; then the laws again, with every core at once
 	@OMP_NUM_THREADS=1 $(RUN)python -m pytest -m "not long" --numprocesses auto --dist loadfile
 	@$(RUN)python -m pytest -m "not long" tests/test_laws.py tests/test_resume.py
 

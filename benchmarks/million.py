@@ -1,6 +1,6 @@
 """A data set as long as ImageNet's through every stage: seconds, and the most memory that its processes held together.
 
-    python -m benchmarks.million --save                # 1,281,167 rows of 1,000 classes; about an hour on 2 cores
+    python -m benchmarks.million --save                # 1,281,167 rows of 1,000 classes; ten minutes on 2 idle cores
     python -m benchmarks.million --rows 160000
     python -m benchmarks.million --table               # the table of what is there
 

@@ -351,3 +351,4 @@ def test_the_table_of_a_million_rows_has_its_place_in_the_page_and_says_what_a_r
     assert "| pack  |      20 | 419,430 |       100 |               30 |          10 |" in made
     assert made.endswith("8,388,608 rows on 2 cores of some (bfloat16: none), 2 threads, commit abc.")
     assert made in filled(million.PAGE.read_text(), {"million": made})
+    assert million.in_a_table(million.latest()) in million.PAGE.read_text()
