@@ -188,7 +188,7 @@ def row(lines: list[dict[str, Any]], way: str) -> list[str]:
             cells.append("")
         else:
             gain = paired_difference(found, [accuracy(randoms[line["seed"]], alpha) for line in ours])
-            cells.append(f"{gain.mean:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]")
+            cells.append(gain.in_words)
     return [*cells, str(len(ours))]
 
 

@@ -65,7 +65,7 @@ def rows_of(group: Group) -> list[list[str]]:
         share, gain = "", ""
         if cell != NO_KD.name:
             difference = paired_difference(*paired(group, "top1", cell, NO_KD.name))
-            gain = f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
+            gain = difference.in_words
         if cell not in (NO_KD.name, EVERY.name):
             kept = retained(group, "holdout", cell)
             share = f"{kept.ratio:.2f} [{kept.low:.2f}, {kept.high:.2f}]"
@@ -91,7 +91,7 @@ def live_against_cached(studies: list[Group]) -> str:
     found = paired_difference([x for live, _ in pairs for x in live], [x for _, every in pairs for x in every])
     verdict = "within" if max(abs(found.low), abs(found.high)) <= MARGIN else "not within"
     return (
-        f"live teacher less a view per epoch, test split: {found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}] "
+        f"live teacher less a view per epoch, test split: {found.in_words} "
         f"points over {found.n} pairs: {verdict} ±{MARGIN}"
     )
 

@@ -1,5 +1,6 @@
 """The verdicts on the paper's claims are what the README's rules say of given accuracies."""
 
+import json
 import re
 from collections import Counter
 from itertools import product
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.machine import read_lines
 from benchmarks.paper import __main__ as paper
 from benchmarks.paper import claims, figures, rule
 from benchmarks.paper.design import FRACTIONS, SEEN, SMALL, WHOLE, Data, cells_of, full, named, seen, studies, words
@@ -207,6 +209,19 @@ def test_every_sweep_is_one_that_kdtool_knows(data: Data):
         said = commands.sweep.make_context("sweep", words(options)).params
         assert said["frac"]
         assert said["dataset"].startswith(data.dataset)
+
+
+def test_teachers_of_studies_that_are_not_run_again_stay(tmp_path: Path):
+    for workspace, names in (("one", "ba"), ("other", "bc")):
+        for name in names:
+            place = tmp_path / workspace / "teachers" / name / "train.json"
+            place.parent.mkdir(parents=True)
+            result = {"name": name, "top1": 90.0, "rows": 10, "epochs": 2, "seconds": 1.0}
+            place.write_text(json.dumps({"result": result, "command": f"{workspace} {name}"}))
+        paper.keep_teachers(tmp_path / workspace, "digits", tmp_path)
+    kept = read_lines(tmp_path / "teachers-digits.jsonl")
+    assert [line["command"] for line in kept] == ["one a", "other b", "other c"]
+    assert kept[0] == {"teacher": "a", "top1": 90.0, "rows": 10, "epochs": 2, "command": "one a"}
 
 
 @pytest.mark.long

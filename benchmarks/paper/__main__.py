@@ -121,14 +121,15 @@ def keep(here: Path, key: str, study: str, machine: dict[str, Any], folder: Path
 
 
 def keep_teachers(here: Path, key: str, folder: Path) -> None:
-    """What each teacher was trained on, for how long, and what it came to."""
-    records = [json.loads(path.read_text()) for path in sorted(here.glob("teachers/*/train.json"))]
-    names = ("top1", "rows", "epochs")
-    lines = [
-        {"teacher": one["result"]["name"], **{name: one["result"][name] for name in names}, "command": one["command"]}
-        for one in records
-    ]
-    _teachers_in(folder, key).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    """What each teacher was trained on, for how long, and what it came to; those of studies that were not run again
+    stay."""
+    path, names = _teachers_in(folder, key), ("top1", "rows", "epochs")
+    lines = {line["teacher"]: line for line in read_lines(path)}
+    for found in here.glob("teachers/*/train.json"):
+        one = json.loads(found.read_text())
+        told = {"teacher": one["result"]["name"], **{name: one["result"][name] for name in names}}
+        lines[told["teacher"]] = {**told, "command": one["command"]}
+    path.write_text("".join(f"{json.dumps(lines[name])}\n" for name in sorted(lines)))
 
 
 def _teachers_in(folder: Path, key: str) -> Path:

@@ -259,7 +259,7 @@ def in_words(found: Sequence[Judged]) -> str:
         shown, word = "no runs", "<" if one.below else ">"
         if there:
             name, cell = min(there.items(), key=lambda item: -item[1].high if one.below else item[1].low)
-            shown = f"{cell.mean:+.2f} [{cell.low:+.2f}, {cell.high:+.2f}] ({name})"
+            shown = f"{cell.in_words} ({name})"
         cells = f"{len(there)} of {len(one.cells)}"
         limit = f"{word} {one.threshold:g}"
         rows.append([one.claim, one.setting, limit, shown, cells, str(one.decided), str(one.against), one.verdict])
@@ -270,7 +270,7 @@ def in_words(found: Sequence[Judged]) -> str:
 def cells_in_words(found: Sequence[Judged]) -> str:
     """A line for each cell that has runs."""
     rows = [
-        [one.claim, one.setting, name, f"{cell.mean:+.2f} [{cell.low:+.2f}, {cell.high:+.2f}]", str(cell.n)]
+        [one.claim, one.setting, name, cell.in_words, str(cell.n)]
         for one in found
         for name, cell in one.cells.items()
         if cell is not None
@@ -285,6 +285,5 @@ def ties_in_words(data: Data, lines: Iterable[Mapping[str, Any]]) -> str:
     for setting in settings(data):
         slopes = [list(alpha_slopes(runs, setting, ties).values()) for ties in (min, max)]
         if all(len(sample) > 1 for sample in slopes):
-            found = [mean_of(sample) for sample in slopes]
-            rows.append([setting.name, *(f"{one.mean:+.2f} [{one.low:+.2f}, {one.high:+.2f}]" for one in found)])
+            rows.append([setting.name, *(mean_of(sample).in_words for sample in slopes)])
     return table(["claim d: slope [95 %]", "the smallest", "the largest"], rows)

@@ -24,8 +24,7 @@ def in_words(data: Data, lines: Iterable[Mapping[str, Any]]) -> str:
         found = [runs.of(*setting.ways[way], frac, alpha, setting.teacher) for way in WAYS for alpha in (0.0, 1.0)]
         gain = minus(found[1], found[0])
         shown = list(map(_cell, found))
-        gained = mean_of(list(gain.values())) if len(gain) > 1 else None
-        interval = f"{gained.mean:+.2f} [{gained.low:+.2f}, {gained.high:+.2f}]" if gained else ""
+        interval = mean_of(list(gain.values())).in_words if len(gain) > 1 else ""
         steps = [runs.of(by_steps.random, "random", frac, alpha, by_steps.teacher) for alpha in (0.0, 1.0)]
         rows.append([f"{frac:g}", shown[0], shown[1], interval, *shown[2:], *map(_cell, steps)])
     same = f"{data.iterations} steps"

@@ -34,13 +34,10 @@ def is_being_written(artifact: Path) -> bool:
     """Whether a process of this machine writes it now. Nothing is made, and a lock nobody signed is not touched."""
     try:
         with _path(artifact).open("rb") as file:
-            if not file.read():
-                return False
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
+            if file.read():
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:  # a lock that is not there, or cannot be read, is nobody's
+        return isinstance(error, BlockingIOError)
     return False
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from toolkit.core.device import free_memory_bytes
 from toolkit.core.memory import left_bytes
-from toolkit.core.progress import Progress, silent
+from toolkit.core.progress import Progress
 from toolkit.formats.blocks import BLOCK_ROWS
 from toolkit.formats.cache import CacheRecord
 from toolkit.formats.cache_writing import CacheWriter, new_cache
@@ -69,7 +69,7 @@ def write_cache(
     labels_n: np.ndarray,
     test_block: Callable[[int, str], np.ndarray] | None,
     test_labels_m: np.ndarray,
-    progress: Progress = silent,
+    progress: Progress,
 ) -> None:
     """Writes the file whole, with all the scores that the content allows where it is a cache. `test_block` gives block
     by block what the teacher says of the test split, encoded, or is None: `teacher_top1` follows from it."""

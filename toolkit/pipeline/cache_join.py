@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from toolkit.core.progress import Progress, silent
+from toolkit.core.progress import Progress
 from toolkit.formats.beton import Beton
 from toolkit.formats.cache import CacheReader, CacheRecord
 from toolkit.formats.cache_writing import grown_cache
@@ -43,9 +43,7 @@ class Pieces(CacheContent):
         return self._load(0, number, "logits" if isinstance(self.encoding, FullLogits) else ALL_CLASSES)
 
 
-def join(
-    request: Request, record: CacheRecord, pieces: Pieces, train: Beton, test: Beton, progress: Progress = silent
-) -> None:
+def join(request: Request, record: CacheRecord, pieces: Pieces, train: Beton, test: Beton, progress: Progress) -> None:
     """Writes a new file of the parts, or adds them to the old one, which is neither moved nor rewritten."""
     labels_n = train.labels_n[request.rows_n].astype(np.int64)
     if pieces.old is None:

@@ -141,7 +141,7 @@ def import_logits(
             test_block = None if test_table is None else _test_block(resolved, test_table)
             test_labels_m = np.empty(0, dtype=np.int64) if test is None else test.labels_n
             content = _Given(rows, resolved, slots, features_table)
-            write_cache(place.path, record, content, place.rows_n, place.labels_n, test_block, test_labels_m)
+            write_cache(place.path, record, content, place.rows_n, place.labels_n, test_block, test_labels_m, progress)
     with open_cache(place.path, record.import_command(place.path)) as cache:
         return _result(cache, unchanged)
 

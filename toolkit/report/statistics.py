@@ -17,6 +17,11 @@ class Difference(NamedTuple):
     sigma: float
     n: int
 
+    @property
+    def in_words(self) -> str:
+        """`+1.23 [+0.45, +2.01]`: the mean and its interval to two decimals."""
+        return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+
 
 def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
     """Ours minus theirs, pair by pair, with the 95 % interval. Raises ValueError for fewer than two pairs, or lists of
