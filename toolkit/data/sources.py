@@ -83,6 +83,8 @@ def _torchvision(name: str, torchvision_class: str, data_dir: Path | None, **spl
     from torchvision import datasets
 
     build = getattr(datasets, torchvision_class)
+    # looked at now: torchvision makes the folder that it would download into
+    asked = "none given" if data_dir is None else f"{data_dir}{'' if data_dir.is_dir() else ', which is no folder'}"
     if data_dir is not None:
         with contextlib.suppress(RuntimeError):  # torchvision's word for 'not found here'
             return build(str(data_dir), download=False, **split)
@@ -92,7 +94,6 @@ def _torchvision(name: str, torchvision_class: str, data_dir: Path | None, **spl
     except (RuntimeError, OSError) as error:
         package = "dataset-fashion-mnist" if name == "fashion-mnist" else None
         install = f"Run: apt-get install {package}, or put" if package else "Put"
-        asked = "none given" if data_dir is None else f"{data_dir}{'' if data_dir.is_dir() else ', which is no folder'}"
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise FailureError(
             f"data set {name}: not in --data-dir ({asked}) nor in {DEBIAN_FOLDER / name}, and the "
