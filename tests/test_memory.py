@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 import tracemalloc
 import weakref
 from collections import Counter
@@ -53,6 +55,34 @@ from toolkit.training.showing import Showing, row_order, shares
 from toolkit.training.stream import StreamSource
 from toolkit.training.targets import Targets
 from toolkit.views.plan import Plan
+
+STEPS = 400
+# of a long epoch, in a process of its own: in one that ran before, freed memory would hide what is taken
+LONG_EPOCH = f"""
+import torch
+from toolkit.core.memory import taken_bytes
+from toolkit.core.recipes import Recipe
+from toolkit.models.zoo import build_model
+from toolkit.training.loop import Trainer
+from toolkit.training.showing import Batch
+
+class Source:
+    batch_size, rows = 128, 128 * {STEPS}
+    def __len__(self):
+        return {STEPS}
+    def batches(self, epoch, start=0):
+        for _ in range(start, {STEPS}):
+            yield Batch(torch.zeros(128, 3, 8, 8), torch.zeros(128, dtype=torch.int64), torch.arange(128), None)
+
+def loss(logits_bc, batch):
+    return torch.nn.functional.cross_entropy(logits_bc, batch.labels_b)
+
+taken = []
+model, recipe = build_model("resnet8", 1000, width=4), Recipe(1, 128, 0.1, "cosine")
+trainer = Trainer(model, Source(), loss, recipe, {STEPS}, torch.device("cpu"), "bfloat16")
+trainer.run_epoch(after_step=lambda: taken.append(taken_bytes()))
+print(taken[-1] - taken[{STEPS} // 4])
+"""
 
 FEW, MANY, CLASSES, SLOTS, BATCH = 20_000, 160_000, 100, 12, 512
 MOST = 64  # bytes a row
@@ -234,6 +264,11 @@ def test_a_stream_that_held_every_view_would_be_seen(
 ):
     monkeypatch.setattr("toolkit.training.stream._VIEWS_BYTES", 1 << 40)
     assert bytes_a_row(streamed(files, SHIFTS, None)) > MOST
+
+
+def test_an_epoch_takes_no_more_memory_the_longer_it_is():
+    done = subprocess.run([sys.executable, "-c", LONG_EPOCH], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 32 << 20  # small tensors kept from step to step made it 150 MiB
 
 
 def test_opening_and_cutting_a_file_hold_64_bytes_a_row_at_most(

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.loss_curves import CASES, Case, loss_of, resident_source, stream_source, trainer_of
-from toolkit.training.loop import Trainer
+from toolkit.training.loop import Trainer, _Under
 from toolkit.training.showing import Batch
 
 # Each gives the host a number, or a tensor whose shape depends on the numbers in another.
@@ -101,6 +101,16 @@ def test_a_step_never_waits(name: str, case: Case):
     batch = next(batches)
     with never_waits():
         trainer.take_step(batch)
+
+
+def test_keeping_what_a_step_gave_never_waits():
+    trainer, batches = started(CASES["student"])
+    under = _Under()
+    for batch in batches:
+        loss, hits = trainer.take_step(batch)
+        with never_waits():
+            under.add(loss, hits, len(batch.labels_b), len(trainer.source))
+    assert under.batches == len(trainer.source) - 1
 
 
 @pytest.mark.parametrize("kind", ["resident", "stream"])

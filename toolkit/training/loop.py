@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -69,22 +69,34 @@ class EpochResult:
 
 @dataclass
 class _Under:
-    """An epoch under way: what its steps have given so far, in device tensors (reading one would make the host wait),
-    and the seconds that they and waiting for their batches took."""
+    """An epoch under way: what its steps have given so far, in tensors on the device (reading one would make the host
+    wait), and the seconds that they and waiting for their batches took.
 
-    losses: list[Tensor] = field(default_factory=list)
-    hits: list[Tensor] = field(default_factory=list)
+    Each step's loss (s steps) is written into memory that the first one takes for all. Kept as they come, a small
+    tensor for each step would stand between the large ones that come and go, and glibc 2.36's aligned allocations then
+    find no room twice: a student of 8 x 8 pixels grew by half a megabyte at each step.
+    """
+
+    losses_s: Tensor | None = None
+    hits: Tensor | None = None
+    batches: int = 0
     images: int = 0
     elapsed_s: float = 0.0
     wait_s: float = 0.0
 
-    @property
-    def batches(self) -> int:
-        return len(self.losses)
+    def add(self, loss: Tensor, hits: Tensor, images: int, steps: int) -> None:
+        """Of one of the `steps` of an epoch."""
+        if self.losses_s is None or self.hits is None:
+            self.losses_s, self.hits = loss.new_zeros(steps), torch.zeros_like(hits)
+        self.losses_s[self.batches] = loss
+        self.hits += hits
+        self.batches += 1
+        self.images += images
 
     def sums(self, processes: Processes) -> tuple[Tensor, Tensor]:
         """(the loss of each step, all hits), over all processes."""
-        return processes.sum_(torch.stack(self.losses)), processes.sum_(torch.stack(self.hits).sum())
+        assert self.losses_s is not None and self.hits is not None, "no step was made"
+        return processes.sum_(self.losses_s[: self.batches].clone()), processes.sum_(self.hits.clone())
 
 
 class _Timed:
@@ -180,9 +192,7 @@ class Trainer:
                 rows, compiled_s = self._rows_of_all(batch), self.compile_s
                 loss, hits = self.take_step(batch)
                 batches.left_out_s += self.compile_s - compiled_s
-                under.losses.append(loss)
-                under.hits.append(hits)
-                under.images += rows
+                under.add(loss, hits, rows, len(self.source))
                 tick(rows)
                 if self.finished:
                     break
@@ -306,5 +316,7 @@ class Trainer:
         if "under" in state:
             seen = dict(state["under"])
             mine = 1 if self.processes.first else 0  # the sums are the first process's: they will be added up again
-            losses, hits = ((seen.pop(name) * mine).to(self.device) for name in ("losses", "hits"))
-            self._under = _Under(list(losses.unbind()), [hits], **seen)
+            losses_s, hits = ((seen.pop(name) * mine).to(self.device) for name in ("losses", "hits"))
+            batches = len(losses_s)
+            losses_s = torch.cat([losses_s, losses_s.new_zeros(len(self.source) - batches)])
+            self._under = _Under(losses_s, hits, batches, **seen)
