@@ -344,11 +344,28 @@ def test_a_sweep_and_one_after_another_train_the_same_students(tmp_path: Path):
 
 
 def test_the_table_of_a_million_rows_has_its_place_in_the_page_and_says_what_a_row_costs():
-    measured = [million.Stage("pack", 20.0, 100.0)._asdict()]
-    less = [million.Stage("pack", 3.0, 30.0)._asdict()]
+    measured = [million.Stage("distill", 0.5, "1G", 1, 20.0, 100.0)._asdict()]
+    less = [million.Stage("distill", 0.5, "1G", 1, 3.0, 30.0)._asdict()]
     machine = {"cores": 2, "cpu": "some", "bfloat16": "none", "threads": 2, "commit": "abc"}
     made = million.in_a_table({"rows": 1 << 23, "machine": machine, "whole": measured, "at_part": less})
-    assert "| pack  |      20 | 419,430 |       100 |               30 |          10 |" in made
+    assert "| distill |         1 |    1G |      20 | 209,715 |       100 |               30 |          20 |" in made
     assert made.endswith("8,388,608 rows on 2 cores of some (bfloat16: none), 2 threads, commit abc.")
     assert made in filled(million.PAGE.read_text(), {"million": made})
     assert million.in_a_table(million.latest()) in million.PAGE.read_text()
+
+
+def test_what_a_commands_processes_hold_is_counted_in_sessions_of_their_own_too():
+    child = [sys.executable, "-S", "-c", "import sys; print(1, flush=True); sys.stdin.read()"]
+    code = f"import subprocess as s, sys; s.run({child!r}, start_new_session=True)"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"1\n"
+        held = million.held_bytes(process.pid)
+        process.communicate()
+    assert len(held) == 2 and min(held) > 1 << 20
+
+
+@pytest.mark.long
+def test_every_stage_takes_no_more_than_its_limit(tmp_path: Path):
+    stages = million.measured(160_000, 20_000, tmp_path / "measured")  # an error where one takes more
+    limits = [(stage.name, stage.limit) for stage in stages if stage.limit]
+    assert len(limits) == 8 and max(stage.processes for stage in stages) >= 3

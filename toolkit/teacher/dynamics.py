@@ -82,8 +82,10 @@ class Recorder:
         if not np.array_equal(rows_n, np.arange(self._rows)):
             self._rows_n = torch.from_numpy(np.asarray(rows_n, dtype=np.int64)).to(device)
         how = (len(rows_n), classes, device, processes)
-        self._log_p: Held | Spilled = Held(*how)
-        if 4 * len(rows_n) * (classes + len(SERIES)) > HELD_BYTES:
+        self._log_p: Held | Spilled
+        if 4 * len(rows_n) * (classes + len(SERIES)) <= HELD_BYTES:
+            self._log_p = Held(*how)
+        else:
             processes.first_only(parts.begin)
             self._log_p = Spilled(*how, parts.folder, f"seed-{seed_index}")
         self._seen_n6 = self._log_p.scratch(len(SERIES))

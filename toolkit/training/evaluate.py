@@ -48,8 +48,12 @@ def predict(
     else:
         shown = views.boxed(positions_n, middle_squares(images.sizes_n2[positions_n], crop))
     with torch.inference_mode(), autocast(device, precision):
-        batches = (normalise(images_bhwc, mean_c, std_c) for images_bhwc in shown)
-        return torch.cat([read(x_bchw)[1].argmax(dim=1) for x_bchw in batches]).cpu()
+        predicted_n, at = torch.empty(len(positions_n), dtype=torch.int64, device=device), 0
+        for images_bhwc in shown:
+            end = at + len(images_bhwc)
+            predicted_n[at:end] = read(normalise(images_bhwc, mean_c, std_c))[1].argmax(dim=1)
+            at = end
+    return predicted_n.cpu()
 
 
 def top1(predicted_n: Tensor, labels_n: np.ndarray) -> float:
