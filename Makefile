@@ -22,8 +22,8 @@ test: setup lint ## the tests (ten minutes on two idle cores), a file a core; th
 	@OMP_NUM_THREADS=1 $(RUN)python -m pytest -m "not long" --numprocesses auto --dist loadfile
 	@$(RUN)python -m pytest -m "not long" tests/test_laws.py tests/test_resume.py
 
-test-all: test ## those that take minutes each too (half an hour)
-	@$(RUN)python -m pytest -m long
+test-all: test ## those that take minutes each too (an hour; with npm, on real pictures)
+	@$(RUN)python -m pytest -m long -rs
 
 lint: setup ## ruff and mypy
 	@$(RUN)ruff check .

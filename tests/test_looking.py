@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,7 @@ def test_a_sound_machine_has_no_problems(work: Path):
         ),
         ("torch", OSError("libcudart.so: cannot open"), "import torch", "torch torchvision"),
         ("ffcv", ImportError("libGL.so.1: cannot open shared object file"), "FFCV", "apt-get install libgl1"),
+        ("ffcv", ImportError("libgthread-2.0.so.0: cannot open"), "FFCV", "--no-deps opencv-python-headless"),
         ("ffcv", ModuleNotFoundError("No module named 'ffcv'"), "FFCV", "make setup"),
         ("ffcv", ModuleNotFoundError("No module named 'distutils'"), "FFCV", "install setuptools"),
     ],
@@ -205,6 +207,29 @@ def test_data_sets_are_looked_for_where_torchvision_and_the_user_keep_them(tmp_p
     assert found["mnist"]["found"] == f"in {tmp_path / 'MNIST' / 'raw'}"
     assert "svhn" in found["data sets"]["found"] and "kdtool pack" in found["data sets"]["mend"]
     assert found["workspace"]["state"] == "note"
+
+
+def test_folders_of_images_and_data_of_ones_own_are_found_where_they_are_packed(work: Path, tmp_path: Path):
+    folder = tmp_path / "data" / "imagefolder-pets"
+    shutil.copytree(work / "data" / "digits", folder)
+    assert checks_of(tmp_path)["imagefolder-pets"]["found"] == f"packed in {folder}"
+
+
+def test_records_that_lack_what_is_told_are_listed_and_end_nothing(tmp_path: Path):
+    for place in ("data/pets/data.json", "subsets/half/subset.json", "runs/one/run.json", "teachers/t/train.json"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).write_text("{}")
+    (tmp_path / "teachers" / "t" / "teacher.pt").touch()
+    assert {kind for kind, _ in listed(tmp_path)} == {"data", "subset", "run", "teacher"}
+
+
+def test_what_could_not_be_looked_at_says_what_to_do_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def broken(workspace: Workspace, data_dir: Path | None) -> Iterator[Any]:
+        raise ImportError("no torch")
+
+    monkeypatch.setattr(doctors, "_LOOKS", (broken,))
+    found = checks_of(tmp_path)["broken"]
+    assert found["state"] == "problem" and "no torch" in found["found"] and "Mend the libraries above" in found["mend"]
 
 
 def test_little_room_is_noted(work: Path, monkeypatch: pytest.MonkeyPatch):

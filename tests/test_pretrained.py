@@ -11,6 +11,7 @@ import json
 import shutil
 import ssl
 from collections import OrderedDict
+from dataclasses import replace
 from email.message import Message
 from http.client import IncompleteRead
 from pathlib import Path
@@ -30,10 +31,13 @@ from tests.test_laws import everything_in, same
 from tests.test_processes import said, torchrun
 from toolkit.core.errors import FailureError
 from toolkit.formats.cache import open_cache
+from toolkit.formats.dataset import open_packed
+from toolkit.models.class_maps import ClassMap
 from toolkit.models.pretrained import build_network, pretrained_teacher, without_dots
 from toolkit.models.weight_files import weights_file
 from toolkit.models.zoo import build_model
 from toolkit.pipeline.known_teachers import name_of
+from toolkit.pipeline.library_teachers import _tell
 
 RESNET, SQUEEZENET = "torchvision:resnet18@IMAGENET1K_V1", "torchvision:squeezenet1_1@IMAGENET1K_V1"
 FISH = ("Great_White_Shark", "tench", "goldfish")  # ImageNet's classes 2, 0 and 1
@@ -184,6 +188,18 @@ def test_what_is_special_is_said_in_a_line_each(work: Path):
     assert f"{RESNET}: 3 of its 1,000 classes, by name" in done.stderr
     assert f"{RESNET}: made for 224 × 224 pixels" in done.stderr
     assert "the data's 32 × 32" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [("IMAGENET1K_V1", []), ("IMAGENET1K_V2", ["the middle 96.6% of the shorter side; view 0 shows 87.5%"])],
+)
+def test_a_record_of_another_share_of_the_image_is_told(work: Path, weights: str, told: list[str]):
+    data = open_packed(_folder(work)).record
+    data = replace(data, family="resized-crop-flip", height=224, width=224, padding=None, least_area=8)
+    said: list[str] = []
+    _tell(pretrained_teacher(f"torchvision:resnet50@{weights}"), data, ClassMap(None, "all of them", True), said.append)
+    assert len(said) == len(told) and all(one in line for one, line in zip(told, said, strict=True))
 
 
 def test_a_network_without_weights_in_its_name_is_the_librarys_usual_one(work: Path):

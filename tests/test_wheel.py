@@ -21,6 +21,14 @@ import json
 print(json.dumps(sorted({line.split()[-1] for line in open("/proc/self/maps") if "opencv" in line or "jpeg" in line})))
 """
 
+IMPORTED = """
+import json
+import cv2, ffcv.fields.rgb_image
+maps = open("/proc/self/maps").read().splitlines()
+windows = sorted({line.split()[-1] for line in maps if any(name in line for name in ("libGL", "libgthread", "libX11"))})
+print(json.dumps({"ffcv": ffcv.__file__, "cv2": cv2.__file__, "windows": windows}))
+"""
+
 
 def run(*command: object, **env: str) -> str:
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, env={**os.environ, **env})
@@ -53,6 +61,22 @@ def test_it_installs_into_a_bare_environment_and_loads_nothing_of_the_system(whe
     loaded = run(python, "-c", LOADED, library)
     assert "opencv_imgproc" in loaded
     assert all("ffcv.libs" in path for path in json.loads(loaded)), loaded
+
+
+@pytest.mark.long
+def test_with_what_it_asks_for_it_imports_without_a_library_of_windows(wheel: Path, tmp_path: Path):
+    """The rest of what it asks for, torch and Numba, is this environment's: only OpenCV's own wheel differs."""
+    run(sys.executable, "-m", "venv", tmp_path / "bare")
+    python = tmp_path / "bare" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel)
+    (about,) = (tmp_path / "bare").rglob("ffcv-*/METADATA")
+    asked = [line.split()[1] for line in about.read_text().splitlines() if line.startswith("Requires-Dist: opencv")]
+    assert asked == ["opencv-python-headless"]
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", *asked)
+    (about.parents[1] / "others.pth").write_text(sysconfig.get_path("purelib"))  # after its own
+    loaded = json.loads(run(python, "-c", IMPORTED))
+    assert loaded["ffcv"] and all(str(tmp_path / "bare") in path for path in (loaded["ffcv"], loaded["cv2"]))
+    assert loaded["windows"] == []
 
 
 @pytest.mark.long

@@ -399,6 +399,7 @@ def distill(as_json: bool, **asked: Any) -> None:
 @opt.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="As in pack.")
 @opt.option("--limit", type=int, help="As in pack.")
 @opt.compute
+@opt.dry_run
 @opt.common
 @opt.about(
     reads="the checkpoint and data/<data set>/",
@@ -414,6 +415,9 @@ def evaluate(as_json: bool, **asked: Any) -> None:
     from toolkit.pipeline.evaluate import evaluate as run
 
     result = run(**asked, progress=on_stderr, on_note=opt.note)
+    if asked["dry_run"]:
+        opt.show_foreseen(result, as_json)
+        return
     shown = {name: "     –  " if found is None else f"{found:6.2f} %" for name, found in result["per_class"].items()}
     classes = [f"  {accuracy}  {name}" for name, accuracy in shown.items()]
     summary = f"{result['path']}: {result['top1']:.2f} % of {result['rows']:,} {result['split']} images"

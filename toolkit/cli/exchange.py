@@ -29,6 +29,7 @@ _FILE = click.Path(path_type=Path)
 @opt.option("--subset", help="The logits are of this subset's rows, and become its targets.")
 @opt.data_set
 @opt.force
+@opt.dry_run
 @opt.common
 @opt.about(
     reads=".npy files, in row order, and data/<data set>/",
@@ -44,6 +45,9 @@ def import_logits(as_json: bool, **asked: Any) -> None:
     from toolkit.pipeline.import_logits import import_logits as run
 
     result = run(**asked, progress=on_stderr)
+    if asked["dry_run"]:
+        opt.show_foreseen(result, as_json)
+        return
     top1 = "unknown" if result["teacher_top1"] is None else f"{result['teacher_top1']:.2f} %"
     there = ", already there" if result["unchanged"] else ""
     opt.show(

@@ -15,6 +15,7 @@ from toolkit.core import defaults
 @opt.option("--rate", type=float, required=True, help="Share of the training labels to flip, above 0 and below 1.")
 @opt.option("--seed", default=defaults.SEED, show_default=True, help="Of the rows and their new labels.")
 @opt.force
+@opt.dry_run
 @opt.common
 @opt.about(
     reads="data/<data set>/, packed first where it is missing",
@@ -27,6 +28,9 @@ def noise(as_json: bool, **asked: Any) -> None:
     from toolkit.pipeline.noise import noise as run
 
     result = run(**asked, progress=on_stderr)
+    if asked["dry_run"]:
+        opt.show_foreseen(result, as_json)
+        return
     limit = "" if result["limit"] is None else f" --limit {result['limit']}"
     opt.show(
         result,

@@ -238,6 +238,9 @@ def show(result: dict[str, Any], as_json: bool, *lines: str) -> None:
     click.echo(json.dumps(result) if as_json else "\n".join(lines), file=_results[-1] if _results else None)
 
 
+_LOOKED_AT = "would be looked at, and nothing written"
+
+
 def show_foreseen(told: dict[str, Any], as_json: bool, *more: str) -> None:
     """What every dry run tells, in the same lines."""
     from toolkit.core.progress import duration_in_words
@@ -251,7 +254,7 @@ def show_foreseen(told: dict[str, Any], as_json: bool, *more: str) -> None:
     show(
         told,
         as_json,
-        f"{told['path']}: would be made; nothing was written",
+        f"{told['path']}: {'would be made; nothing was written' if told['bytes'] else _LOOKED_AT}",
         f"  passes  {passes}",
         f"  disk    {in_words(told['bytes'])}",
         f"  time    about {duration_in_words(60 * told['minutes'])} ({told['basis']})",

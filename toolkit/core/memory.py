@@ -81,7 +81,7 @@ def kept_to(size: str | int | None) -> Iterator[None]:
     if most <= taken:
         raise UsageError(
             f"--memory-limit {size}: this process takes {in_words(taken)} before it begins. Give it more: "
-            "Python, torch and FFCV alone take about 1 GiB"
+            "Python, torch and FFCV alone take half a GiB"
         )
     _limits.append(most)
     try:

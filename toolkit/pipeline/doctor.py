@@ -46,7 +46,8 @@ def doctor(workspace: Workspace | Place = defaults.WORKSPACE, *, data_dir: Place
         try:
             checks += look(workspace, data_dir)
         except ImportError as error:  # of a library that has a line of its own above
-            checks.append(Check(look.__name__.strip("_").replace("_", " "), PROBLEM, f"not looked at: {error}"))
+            what = look.__name__.strip("_").replace("_", " ")
+            checks.append(Check(what, PROBLEM, f"not looked at: {error}", "Mend the libraries above, then look again"))
     problems = sum(check.state == PROBLEM for check in checks)
     return {"problems": problems, "checks": [asdict(check) for check in checks]}
 
@@ -86,12 +87,16 @@ def _ffcv(workspace: Workspace, data_dir: Path | None) -> Iterator[Check]:
         return
     library = next((name for sign, name in _APT.items() if sign in error), None)
     mend = _SETUP if library is None else f"Run: apt-get install {library}"
+    if library in _OF_WINDOWS:
+        mend += f"; without root: {_HEADLESS}"
     if "distutils" in error:
         mend = f"Run: {sys.executable} -m pip install setuptools"
     yield Check("FFCV", PROBLEM, error, mend)
 
 
 _APT = {"libGL.so.1": "libgl1", "libgthread-2.0.so.0": "libglib2.0-0", "libturbojpeg": "libturbojpeg0"}
+_OF_WINDOWS = ("libgl1", "libglib2.0-0")  # which opencv-python loads; the one without windows does not
+_HEADLESS = f"{sys.executable} -m pip install --force-reinstall --no-deps opencv-python-headless"
 
 
 def _import_error(module: str) -> str | None:
@@ -145,6 +150,9 @@ def _data_sets(workspace: Workspace, data_dir: Path | None) -> Iterator[Check]:
             yield Check(name, OK, f"in {place}")
         else:
             absent.append(name)
+    for record in sorted(workspace.root.glob("data/*/data.json")):  # folders of images, and one's own
+        if record.parent.name not in SOURCES:
+            yield Check(record.parent.name, OK, f"packed in {record.parent}")
     if absent:
         mend = "Run: kdtool pack --dataset NAME, which downloads it, or says where its files may lie"
         yield Check("data sets", NOTE, f"not here: {', '.join(absent)}", mend)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from toolkit.core import defaults
 from toolkit.core.asked import Place, as_path
 from toolkit.core.errors import UsageError
 from toolkit.core.progress import Progress, silent
 from toolkit.formats.checkpoint import Checkpoint
-from toolkit.formats.dataset import DataRecord
+from toolkit.formats.dataset import DataRecord, PackedData
 from toolkit.formats.workspace import Workspace
 from toolkit.models.pretrained import PretrainedTeacher, pretrained_teacher
 from toolkit.models.zoo import check_network
 from toolkit.pipeline.data import ensure_packed
+from toolkit.pipeline.foresee.foreseen import Foreseen, on_packed
+from toolkit.pipeline.foresee.trials import SECONDS, seconds_of
 from toolkit.pipeline.known_networks import named_network
 from toolkit.pipeline.known_teachers import is_of_library
 from toolkit.pipeline.library_teachers import LibraryAsked, Note, network_asked_for
@@ -43,6 +48,7 @@ def evaluate(
     device: str = defaults.DEVICE,
     precision: str = defaults.PRECISION,
     threads: int | None = None,
+    dry_run: bool = False,
     progress: Progress = silent,
     on_note: Note = lambda line: None,
 ) -> dict[str, Any]:
@@ -52,7 +58,8 @@ def evaluate(
     Data that are shown in resized crops are evaluated on the middle square of `crop` of the shorter side, scaled to
     `size` pixels: seven eighths, and the size trained at, where neither is said. `arch` must be named of networks of
     one's own, and of a plain state_dict; the latter's `dataset` too. A library's teacher is evaluated by name, on a
-    `dataset` whose classes are its own by name, or by `class_map`. Raises UsageError or FailureError.
+    `dataset` whose classes are its own by name, or by `class_map`. With `dry_run` it is begun, for two seconds at
+    most: the result is `Foreseen.told`. Raises UsageError or FailureError.
     """
     _check_shown(size, crop)
     workspace, data_dir = Workspace.at(workspace), as_path(data_dir)
@@ -63,33 +70,50 @@ def evaluate(
         file = next((name for name in names if name.is_file()), names[0])
     library = pretrained_teacher(str(file)) if is_of_library(str(file)) else None
     named = dataset or _learned(file, library, arch, width)
-    data = ensure_packed(workspace, named, data_dir, limit, progress=progress, from_file=dataset is None)
-    plan, crop = _shown(data.record, size, crop)
-    wanted = LibraryAsked(as_path(class_map), progress=progress, on_note=on_note)
-    # a library's network is asked about the size it will see; that of a file, which was trained at the data's, below
-    shown_as = replace(data.record, height=plan.height, width=plan.width) if library else data.record
-    record, model, _ = network_asked_for(library, file, str(file), shown_as, compute, wanted, arch, width)
-    if size is not None:
-        try:
-            check_network(model, record.arch, record.classes, size, size, trains=False)
-        except UsageError as error:
-            raise UsageError(f"--size {size}: this network takes no such images ({error}). Leave it out") from error
-    beton = data.split(split)
-    predicted_n = predict(model, beton, plan, record.mean, record.std, compute.device, compute.precision, crop=crop)
+
+    def look(there: Workspace) -> dict[str, Any]:
+        data = ensure_packed(there, named, data_dir, limit, progress=progress, from_file=dataset is None)
+        plan, share = _shown(data.record, size, crop)
+        wanted = LibraryAsked(as_path(class_map), not dry_run, progress, on_note)
+        # a library's network is asked about the size it will see; that of a file, trained at the data's, below
+        shown_as = replace(data.record, height=plan.height, width=plan.width) if library else data.record
+        record, model, _ = network_asked_for(library, file, str(file), shown_as, compute, wanted, arch, width)
+        if size is not None:
+            try:
+                check_network(model, record.arch, record.classes, size, size, trains=False)
+            except UsageError as error:
+                raise UsageError(f"--size {size}: this network takes no such images ({error}). Leave it out") from error
+        how = (plan, record.mean, record.std, compute.device, compute.precision, None, share)
+        about = {
+            "path": str(file) if library is None else library.reference,
+            "dataset": data.record.key,
+            "split": split,
+            "rows": len(data.split(split)),
+            "size": [plan.height, plan.width],
+            "crop": share,
+        }
+        if dry_run:
+            return _foreseen(about, lambda heard: predict(model, data.split(split), *how, progress=heard))
+        return {**about, **_accuracies(predict(model, data.split(split), *how, progress=progress), data, split)}
+
+    if dry_run:
+        return on_packed(workspace, look, named, limit, data_dir, progress=progress)
+    return look(workspace)
+
+
+def _foreseen(about: dict[str, Any], work: Callable[[Progress], object]) -> dict[str, Any]:
+    minutes = seconds_of(work) / 60
+    basis = f"begun here, for {SECONDS:g} s at most"
+    return Foreseen(about["path"], False, 0, minutes, basis, student_passes=about["rows"], more=about).told()
+
+
+def _accuracies(predicted_n: Tensor, data: PackedData, split: str) -> dict[str, Any]:
+    labels_n = data.split(split).labels_n
     per_class: dict[str, float | None] = {}
     for label, name in enumerate(data.record.class_names):
-        of_class_n = beton.labels_n == label
-        per_class[name] = top1(predicted_n[of_class_n], beton.labels_n[of_class_n]) if of_class_n.any() else None
-    return {
-        "path": str(file) if library is None else library.reference,
-        "dataset": data.record.key,
-        "split": split,
-        "rows": len(beton),
-        "size": [plan.height, plan.width],
-        "crop": crop,
-        "top1": top1(predicted_n, beton.labels_n),
-        "per_class": per_class,
-    }
+        of_class_n = labels_n == label
+        per_class[name] = top1(predicted_n[of_class_n], labels_n[of_class_n]) if of_class_n.any() else None
+    return {"top1": top1(predicted_n, labels_n), "per_class": per_class}
 
 
 def _learned(file: Path, library: PretrainedTeacher | None, arch: str | None, width: int | None) -> str:

@@ -20,6 +20,7 @@ from toolkit.core.files import need_space
 from toolkit.core.hashing import fingerprint
 from toolkit.core.locks import only_writer
 from toolkit.core.progress import Progress, silent
+from toolkit.core.sizes import in_words
 from toolkit.core.versions import command_line, now, versions
 from toolkit.formats.beton import Beton
 from toolkit.formats.bundle import Bundle, open_bundle
@@ -30,8 +31,13 @@ from toolkit.formats.encodings import Encoding, FullLogits, default_encoding
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.cache_content import CacheContent, write_cache
 from toolkit.pipeline.data import ensure_packed
+from toolkit.pipeline.foresee.foreseen import Foreseen, already_there, may_be_dry
+from toolkit.pipeline.foresee.trials import SECONDS, copied_bytes_per_s, seconds_of
 from toolkit.pipeline.given_arrays import GivenTable, check_features, check_logits, open_slots, open_table
 from toolkit.pipeline.imported_teachers import refuse_taken
+from toolkit.scores import possible_scores
+
+_INT64, _FLOAT32, _FLOAT16 = 8, 4, 2  # bytes
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,7 @@ class _Given(CacheContent):
         return _encode(full, self.slots[0], self.slots[0].block(number))["logits"]
 
 
+@may_be_dry
 def import_logits(
     workspace: Workspace | Place = defaults.WORKSPACE,
     *,
@@ -101,6 +108,7 @@ def import_logits(
     data_dir: Place | None = None,
     limit: int | None = None,
     force: bool = False,
+    dry_run: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Keeps logits from outside as the cache of a teacher called `name`, or as targets of `subset`'s rows.
@@ -109,7 +117,8 @@ def import_logits(
     one for each slot, the canonical view's first, or one file (k, n, c). What a slot shows, `toolkit.slot_images` says.
     `test_logits` (m, c) are of the test split, `features` (n, d) what the teacher's last layer read on slot 0. The
     scores of the pass are computed as far as these allow. The same arrays again change nothing; `force` replaces other
-    imported ones, never a network's. Raises UsageError or FailureError.
+    imported ones, never a network's. With `dry_run` nothing is written: the result is `Foreseen.told`. Raises
+    UsageError or FailureError.
     """
     workspace, data_dir, test_logits = Workspace.at(workspace), as_path(data_dir), as_path(test_logits)
     features, files = as_path(features), as_paths(logits)
@@ -130,6 +139,9 @@ def import_logits(
     if test_logits is not None and test is not None:
         test_table = open_table(test_logits, "--test-logits", len(test), classes, f"test image of {place.data.key}")
     features_table = None if features is None else open_table(features, "--features", rows, None, place.what)
+    if dry_run:
+        resolved = _encoding(encoding, place, force)
+        return _foreseen(name, place, resolved, slots, test_table, features_table, force)
     with only_writer(place.locked):
         resolved = _encoding(encoding, place, force)
         teacher = _fingerprint(slots, test_table, features_table, progress)
@@ -144,6 +156,32 @@ def import_logits(
             write_cache(place.path, record, content, place.rows_n, place.labels_n, test_block, test_labels_m, progress)
     with open_cache(place.path, record.import_command(place.path)) as cache:
         return _result(cache, unchanged)
+
+
+def _foreseen(
+    name: str,
+    place: _Place,
+    encoding: Encoding,
+    slots: list[GivenTable],
+    test: GivenTable | None,
+    features: GivenTable | None,
+    force: bool,
+) -> dict[str, Any]:
+    """What is there already is compared, for which the files are read whole."""
+    rows, more = len(place.rows_n), {"teacher": name, "rows": len(place.rows_n), "views": len(slots)}
+    if place.path.is_file() and not force:
+        teacher = _fingerprint(slots, test, features, silent)
+        if _is_there(place, _record(name, place, teacher, encoding.name, len(slots), 0)):
+            return already_there(place.path, **more)
+    seen = rows * len(slots) + (0 if test is None else len(test.array_nd))
+    size = seen * encoding.bytes_per_view + 2 * _INT64 * rows
+    if place.kind == "cache":
+        width = 0 if features is None else features.array_nd.shape[1]
+        size += rows * (_FLOAT32 * len(possible_scores(len(slots), features is not None)) + _FLOAT16 * width)
+    speed = copied_bytes_per_s(Path(slots[0].name.partition(", slot ")[0]))
+    reading_s = seconds_of(lambda progress: _fingerprint(slots, test, features, progress))
+    basis = f"reading begun here, for {SECONDS:g} s at most; {in_words(speed)} a second copied here"
+    return Foreseen(place.path, False, size, (2 * reading_s + size / speed) / 60, basis, more=more).told()
 
 
 def _place(

@@ -151,6 +151,11 @@ def _tell(teacher: PretrainedTeacher, data: DataRecord, classes: ClassMap, on_no
             f"{teacher.reference}: made for {teacher.crop[0]} × {teacher.crop[1]} pixels; teacher and student are "
             f"shown the data's {data.height} × {data.width}, where it may be worse than its record says"
         )
+    elif teacher.resize is not None and not data.plan.finite and 8 * min(teacher.crop) != 7 * teacher.resize:
+        on_note(
+            f"{teacher.reference}: its record's accuracy is of the middle {min(teacher.crop) / teacher.resize:.1%} of "
+            "the shorter side; view 0 shows 87.5%, so its accuracy here may be another"
+        )
 
 
 def refuse_options(reference: str, **given: object) -> None:

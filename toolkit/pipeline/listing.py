@@ -92,7 +92,8 @@ def _data(root: Path, known: _Known) -> Iterator[Artifact]:
             continue
         known.data[folder.name] = str(record.get("train_fingerprint"))
         size = f"{record.get('height')}×{record.get('width')}"
-        about = f"{record.get('train_rows'):,} + {record.get('test_rows'):,} images, {record.get('classes')} classes"
+        shown = f"{_count(record.get('train_rows'))} + {_count(record.get('test_rows'))} images"
+        about = f"{shown}, {record.get('classes')} classes"
         yield _artifact("data", folder, f"{about}, {size}", [record.get("source")], record)
 
 
@@ -167,7 +168,7 @@ def _subsets(root: Path, known: _Known) -> Iterator[Artifact]:
         known.subsets[folder.name] = (str(record.get("rows_fingerprint")), data.get("limit"))
         targets = sorted(path.stem for path in (folder / "targets").glob("*.h5"))
         taught = ", ".join(targets) if len(targets) <= 3 else f"{len(targets)} teachers"
-        about = f"{record.get('rows'):,} images{f', targets of {taught}' if targets else ''}"
+        about = f"{_count(record.get('rows'))} images{f', targets of {taught}' if targets else ''}"
         _, _, scorer = str(record.get("scored_by") or "").partition(" of ")
         of = [key, scorer or record.get("features_of")]
         yield _artifact("subset", folder, about, of, record, known.other_data(data.get("train_fingerprint"), key))
@@ -258,6 +259,10 @@ def _read(path: Path, made_by: str) -> dict[str, Any] | str:
 
 def _folders(parent: Path) -> list[Path]:
     return sorted(path for path in parent.glob("*/") if not path.name.startswith("."))
+
+
+def _count(rows: Any) -> str:
+    return f"{rows:,}" if isinstance(rows, int) else "?"
 
 
 def _percent(top1: Any) -> str:

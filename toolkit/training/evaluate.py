@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.core.device import autocast
+from toolkit.core.progress import Progress, silent
 from toolkit.formats.beton import Beton
 from toolkit.formats.views_of import ViewReader
 from toolkit.models.zoo import FeatureReader
@@ -30,6 +31,7 @@ def predict(
     precision: str,
     positions_n: np.ndarray | None = None,
     crop: float | None = None,
+    progress: Progress = silent,
 ) -> Tensor:
     """The class with the largest logit for each image, or for those at `positions_n`: (n,) int64 on the CPU.
 
@@ -47,11 +49,13 @@ def predict(
         shown = views.slot(positions_n, 0)
     else:
         shown = views.boxed(positions_n, middle_squares(images.sizes_n2[positions_n], crop))
-    with torch.inference_mode(), autocast(device, precision):
+    looked = progress("evaluate", len(positions_n), "img")
+    with torch.inference_mode(), autocast(device, precision), looked as tick:
         predicted_n, at = torch.empty(len(positions_n), dtype=torch.int64, device=device), 0
         for images_bhwc in shown:
             end = at + len(images_bhwc)
             predicted_n[at:end] = read(normalise(images_bhwc, mean_c, std_c))[1].argmax(dim=1)
+            tick(end - at)
             at = end
     return predicted_n.cpu()
 
