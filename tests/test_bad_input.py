@@ -830,6 +830,7 @@ def test_a_data_set_that_is_nowhere_says_where_to_put_it(tmp_path: Path, monkeyp
     absent = tmp_path / "absent"
     result = kdtool("pack", "--dataset", "cifar10", "--data-dir", absent, "-w", tmp_path / "w")
     fails(result, 1, f"--data-dir ({absent}, which is no folder)", "download failed")
+    assert not absent.exists()
     assert time.monotonic() - started < 60
     assert held(tmp_path / "w") == {}
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import kdtool, made, refused
 from tests.test_startup import HEAVY, modules_after
-from toolkit.cli import cli, completing
+from toolkit.cli import cli, completing, sections
 
 COMMANDS = list(cli.commands)
 
@@ -59,6 +59,21 @@ def test_every_option_has_help_and_shows_its_default(name: str):
         default = option.to_info_dict()["default"]
         if default not in (None, False, ()) and not option.is_flag:
             assert option.show_default or "[default:" in option.help, f"{name} {option.opts[0]}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_options_that_many_commands_have_stand_under_headings_after_a_commands_own(name: str):
+    shown = kdtool(name, "--help").output.splitlines()
+    headings = [line[:-1] for line in shown if line.endswith(":") and not line.startswith(" ")]
+    assert headings == [heading for heading in (sections.OWN, *sections.HEADINGS) if heading in headings]
+    assert headings[-1] == list(sections.HEADINGS)[-1]
+    last = shown[shown.index(f"{headings[-1]}:") :]
+    assert any("--help" in line for line in last)
+
+
+def test_every_option_under_a_heading_is_some_commands():
+    known = {parameter.opts[-1] for command in cli.commands.values() for parameter in command.params} | {"--help"}
+    assert {option for options in sections.HEADINGS.values() for option in options} <= known
 
 
 @pytest.mark.parametrize("name", COMMANDS)

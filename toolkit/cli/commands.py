@@ -14,12 +14,13 @@ from toolkit.cli.looking import doctor, ls
 from toolkit.cli.noise import noise
 from toolkit.cli.report import report
 from toolkit.cli.score import score
+from toolkit.cli.sections import command
 from toolkit.cli.seeing import compare, inspect, show
 from toolkit.cli.sweep import runs, sweep
 from toolkit.core import defaults
 
 
-@click.command()
+@command()
 @opt.data_set
 @opt.option("--workers", type=int, help="Writing processes.  [default: 2; of image folders, the CPUs there are]")
 @opt.image_folder
@@ -61,7 +62,7 @@ def _skipped(count: int) -> str:
     return f", {count:,} bad files left out (bad-files.json)" if count else ""
 
 
-@click.command()
+@command()
 @opt.data_set
 @opt.arch(defaults.TEACHER_ARCH)
 @opt.optimisation
@@ -94,7 +95,7 @@ def train_teacher(as_json: bool, **asked: Any) -> None:
     opt.show(result, as_json, f"{result['path']}: {result['top1']:.2f} % on the test split, last epoch{_fed(result)}")
 
 
-@click.command()
+@command()
 @opt.data_set
 @opt.teacher
 @opt.option("--views", help="Views of each row: a number, all, or epochs:E.  [default: 2]")
@@ -167,7 +168,7 @@ def _show_cost(cost: dict[str, Any], as_json: bool) -> None:
     )
 
 
-@click.command()
+@command()
 @opt.data_set
 @opt.teacher
 @opt.option("--subset", help="Verify this subset's targets.")
@@ -201,7 +202,7 @@ def verify_cache(as_json: bool, **asked: Any) -> None:
     )
 
 
-@click.command()
+@command()
 @opt.option(
     "--montage",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -239,7 +240,7 @@ def views(as_json: bool, **asked: Any) -> None:
     )
 
 
-@click.command()
+@command()
 @opt.option(
     "--frac",
     "fractions",
@@ -330,7 +331,7 @@ def _show_methods(as_json: bool) -> None:
     opt.show(methods, as_json, table(header, rows, header))
 
 
-@click.command()
+@command()
 @opt.option("--subset", help="A name or a folder.  [default: the newest]")
 @opt.option("--teacher", help="Whose targets, where the subset holds several.")
 @opt.arch(defaults.STUDENT_ARCH)
@@ -386,7 +387,7 @@ def distill(as_json: bool, **asked: Any) -> None:
     )
 
 
-@click.command()
+@command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @opt.option("--dataset", help="Data set, as in pack.  [default: the one it was trained on]")
 @opt.option(

@@ -6,12 +6,13 @@ import click
 from click.shell_completion import get_completion_class
 
 from toolkit.cli import options as opt
+from toolkit.cli.sections import command
 
 SHELLS = ("bash", "zsh", "fish")
 VARIABLE = "_KDTOOL_COMPLETE"  # click's own name for it, which the script sets
 
 
-@click.command()
+@command()
 @click.argument("shell", type=click.Choice(SHELLS))
 @opt.about(
     reads="nothing; once it is in use, the names in the workspace", writes="nothing", example="kdtool completion bash"

@@ -9,12 +9,13 @@ import click
 
 from toolkit.cli import options as opt
 from toolkit.cli.completing import run_or_teacher
+from toolkit.cli.sections import command
 from toolkit.core import defaults
 
 _FILE = click.Path(path_type=Path)
 
 
-@click.command()
+@command()
 @opt.option("--name", required=True, help="What the teacher is called from now on.")
 @opt.option(
     "--logits",
@@ -59,7 +60,7 @@ def import_logits(as_json: bool, **asked: Any) -> None:
     )
 
 
-@click.command()
+@command()
 @click.argument("what", metavar="RUN_OR_TEACHER_OR_FILE", shell_complete=run_or_teacher)
 @opt.option("--out", type=_FILE, required=True, help="File to write, such as weights.pt.")
 @opt.force

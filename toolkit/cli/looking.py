@@ -8,11 +8,12 @@ from typing import Any
 import click
 
 from toolkit.cli import options as opt
+from toolkit.cli.sections import command
 
 _MOST_RUNS = 20  # of lines; kdtool runs lists them better
 
 
-@click.command()
+@command()
 @opt.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Folder of data sets to look in too.")
 @opt.common
 @opt.about(
@@ -43,7 +44,7 @@ def _mend(mend: str | None) -> str:
     return f". {mend}" if mend else ""
 
 
-@click.command()
+@command()
 @opt.option("--all", "all_runs", is_flag=True, help="A line for each run, however many there are.")
 @opt.common
 @opt.about(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from toolkit.cli import options as opt
+from toolkit.cli.sections import command
 from toolkit.core import defaults
 
 
-@click.command()
+@command()
 @opt.data_set
 @opt.option("--rate", type=float, required=True, help="Share of the training labels to flip, above 0 and below 1.")
 @opt.option("--seed", default=defaults.SEED, show_default=True, help="Of the rows and their new labels.")

@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from toolkit.cli import options as opt
+from toolkit.cli.sections import command
 
 
-@click.command()
+@command()
 @click.argument("files", type=click.Path(path_type=Path, dir_okay=False), nargs=-1)
 @opt.option("--sweep", help="Only the runs of this sweep.")
 @opt.option("--where", multiple=True, help="Only runs of which this holds: alpha=1, frac<=0.3; may be given again.")

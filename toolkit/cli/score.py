@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from toolkit.cli import options as opt
+from toolkit.cli.sections import command
 from toolkit.core import defaults
 
 
-@click.command()
+@command()
 @opt.data_set
 @opt.option("--teacher", help="Whose pass and training.  [default: the one that comes with kdtool]")
 @opt.option(

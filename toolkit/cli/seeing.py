@@ -8,12 +8,13 @@ from typing import Any
 import click
 
 from toolkit.cli import options as opt
+from toolkit.cli.sections import command
 from toolkit.core import defaults
 
 _MOST_NAMED, _MOST_COLUMNS, _MOST_PAIRS = 8, 24, 40  # in tables
 
 
-@click.command()
+@command()
 @opt.data_set_or(None, "the subset's, or " + defaults.DATASET)
 @opt.option("--score", default=defaults.SCORE, show_default=True, help="What says which samples are hard.")
 @opt.option("--teacher", help="Whose scores and guesses: a name or a checkpoint file.  [default: as cache-teacher]")
@@ -46,7 +47,7 @@ def show(as_json: bool, **asked: Any) -> None:
     opt.show(result, as_json, *result["files"], f"{result['score']}, {result['rows']:,} rows{kept}{guesses}")
 
 
-@click.command()
+@command()
 @opt.data_set
 @opt.option("--score", multiple=True, help="Compare this score; may be given again.")
 @opt.option("--subset", multiple=True, help="Compare this subset; may be given again.")
@@ -126,7 +127,7 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-@click.command()
+@command()
 @click.argument("path", type=click.Path(path_type=Path))
 @opt.common
 @opt.about(

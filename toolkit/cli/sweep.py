@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from toolkit.cli import options as opt
+from toolkit.cli.sections import command
 from toolkit.core import defaults
 
 # Options that say what a sweep is, and may stand in its file too: only those that were given override it.
@@ -48,7 +49,7 @@ _ASKED = opt.together(
 )
 
 
-@click.command()
+@command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
 @_ASKED
 @opt.option("--shard", metavar="I/N", help="Only part I of N, for many machines: see above.")
@@ -99,7 +100,7 @@ def _means(result: dict[str, Any]) -> str:
     return sweep_table(result["results"], result["varied"])
 
 
-@click.command()
+@command()
 @opt.option("--where", multiple=True, help="Only runs of which this holds: alpha=1, alpha>=0.5, arch!=resnet8; again.")
 @opt.option("--sweep", help="Only the runs of this sweep.")
 @opt.option("--by", help="Average over runs that agree in these columns, such as alpha,method.")
