@@ -10,6 +10,7 @@ dist=${1:?usage: scripts/ffcv_wheel.sh DIST}
 root=$(cd "$(dirname "$0")/.." && pwd)
 . "$root/scripts/system.sh"
 
+find_python ffcv-wheel
 missing=$(build_packages | tr '\n' ' ')
 if [ -n "${missing// /}" ]; then
     command -v apt-get >/dev/null || die "building ffcv needs, under other names than Debian's: $missing"
@@ -33,5 +34,5 @@ grep -q '^Requires-Dist: opencv-python-headless$' "$scratch"/open/*/*.dist-info/
 "$scratch/venv/bin/python" -m wheel pack --dest-dir "$scratch/done" "$scratch"/open/* >/dev/null
 for wheel in "$scratch"/done/*.whl; do
     mv "$wheel" "$dist"
-    say "done: $dist/$(basename "$wheel")"
+    say "done: $dist/$(basename "$wheel") ($(du -h "$dist/$(basename "$wheel")" | cut -f1))"
 done

@@ -21,6 +21,7 @@ if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want $root" ] && "$venv/bin/kdtool
     exit 0
 fi
 
+find_python setup
 missing=$(system_packages | tr '\n' ' ')
 if command -v apt-get >/dev/null; then
     [ -z "${missing// /}" ] || apt_install $missing

@@ -43,6 +43,12 @@ build_packages() {
     [ -e /usr/include/opencv4/opencv2/imgproc.hpp ] || echo libopencv-imgproc-dev
 }
 
+# A Python that was asked for by name must be there: apt may not know it.
+find_python() {
+    [ "$python" = python3 ] || command -v "$python" >/dev/null \
+        || die "$python is not here. Install it with its headers and venv, or name another: make $1 PYTHON=python3.11"
+}
+
 check_python() {
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
         || die "kdtool needs Python >= 3.10, found $("$python" --version). Name another: make $1 PYTHON=python3.12"

@@ -73,7 +73,7 @@ def test_a_dry_run_tells_the_same_of_every_command_and_writes_nothing(name: str,
     before = everything(work)
     shown = kdtool(*words_of(name, work), "-w", work, "--dry-run").stdout
     assert everything(work) == before
-    doing = "would be made; nothing was written" if found["bytes"] else "would be looked at, and nothing written"
+    doing = "would be made; nothing was written" if found["makes"] else "would be looked at, and nothing written"
     for word in (doing, "  passes  ", "  disk    ", "  time    about "):
         assert word in shown
 
@@ -95,6 +95,34 @@ def test_noise_and_logits_from_outside_take_the_bytes_that_were_told(work: Path,
         made(*words_of(name, ours), "-w", ours)
         assert foretold["bytes"] == pytest.approx(sum(path.stat().st_size for path in ours.glob(made_files)), rel=0.2)
         assert told(ours, *words_of(name, ours))["there"]
+
+
+def test_logits_of_a_subset_are_foreseen_where_the_data_is_not(work: Path, tmp_path: Path):
+    shutil.copytree(work / "subsets" / "third", tmp_path / "third")
+    np.save(tmp_path / "logits.npy", np.zeros((round(0.3 * ROWS), 10), np.float32))
+    words = ("import-logits", "--subset", tmp_path / "third", "--name", "outside", "--logits", tmp_path / "logits.npy")
+    found = made(*words, "-w", tmp_path / "none", "--dry-run")
+    assert not found["there"] and not (tmp_path / "none").exists() and "packs" not in found
+    made(*words, "-w", tmp_path / "none")
+    assert made(*words, "-w", tmp_path / "none", "--dry-run")["there"]
+
+
+def test_what_is_packed_first_is_told_too(tmp_path: Path):
+    words = ("cache-teacher", *D, "-w", tmp_path / "w", "--dry-run")
+    packs = made(*words)["packs"]
+    assert f"before  {tmp_path / 'w' / 'data' / 'digits'}: the packed data" in kdtool(*words).stdout
+    made("pack", *D, "-w", tmp_path / "w")
+    folder = tmp_path / "w" / "data" / "digits"
+    assert packs["path"] == str(folder)
+    assert packs["bytes"] == pytest.approx(sum(path.stat().st_size for path in folder.iterdir()), rel=0.01)
+    assert "packs" not in made(*words)
+
+
+def test_an_image_folder_is_not_packed_for_a_dry_run(tmp_path: Path):
+    result = kdtool(
+        "cache-teacher", "--dataset", "imagefolder-pets", "--data-dir", tmp_path, "-w", tmp_path / "w", "--dry-run"
+    )
+    refused(result, 1, "imagefolder-pets: not packed yet", "kdtool pack --dataset imagefolder-pets", "--dry-run")
 
 
 def test_evaluating_is_told_by_its_images(work: Path):

@@ -9,9 +9,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from tests.conftest import kdtool, made, refused
 from toolkit.core.locks import only_writer
@@ -230,6 +232,17 @@ def test_what_could_not_be_looked_at_says_what_to_do_first(tmp_path: Path, monke
     monkeypatch.setattr(doctors, "_LOOKS", (broken,))
     found = checks_of(tmp_path)["broken"]
     assert found["state"] == "problem" and "no torch" in found["found"] and "Mend the libraries above" in found["mend"]
+
+
+def test_gpus_are_told_with_the_precision_that_will_be_used(work: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    about = SimpleNamespace(name="a GPU", total_memory=24 << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: about)
+    monkeypatch.setattr(doctors, "resolve_precision", lambda precision, device: f"that of {device}")
+    found = checks_of(work)
+    for index in range(2):
+        assert found[f"GPU {index}"]["found"] == f"a GPU, 24.0 GiB: computes in that of cuda:{index}"
 
 
 def test_little_room_is_noted(work: Path, monkeypatch: pytest.MonkeyPatch):

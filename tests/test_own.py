@@ -719,9 +719,11 @@ def test_no_file_decides_which_data_sets_code_runs(marked: Path):
         ("distill", *fresh, "--subset", first / "subsets" / "half", "--alpha", 0, "--iterations", 1),
         ("distill", *fresh, "--subset", first / "subsets" / "noisy", "--alpha", 0, "--iterations", 1),
         ("evaluate", first / "runs" / "one", *fresh),
+        ("evaluate", first / "runs" / "one", *fresh, "--dry-run"),
         ("cache-teacher", *fresh, "--subset", first / "subsets" / "half"),
         ("train-teacher", *fresh, "--subset", first / "subsets" / "half"),
         ("import-logits", *fresh, "--subset", first / "subsets" / "half", *given),
+        ("import-logits", *fresh, "--subset", first / "subsets" / "half", *given, "--dry-run"),
     ):
         refused(kdtool(*words), 1, "only you decide which code runs", "kdtool pack --dataset mine_marking:data")
         assert not (marked / "imported").exists(), words

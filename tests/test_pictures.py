@@ -116,6 +116,19 @@ def run(words: list[str], folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.long
+def test_the_documented_commands_run_on_photographs_by_two_processes(photographs: Path, tmp_path: Path):
+    """Without npm too: the same lines, of tiles of two photographs. What is learned of 80 of them is not judged."""
+    told = {}
+    for words in commands(ROOT / "benchmarks" / "pictures" / "README.md")[1:]:
+        words = [str(photographs) if word == "emoji" else word for word in words]
+        told[shlex.join(words)] = json.loads(run(words, tmp_path).splitlines()[-1])
+    assert len(told) == 8 and all(one["rows"] == 16 for line, one in told.items() if "evaluate" in line)
+    assert all(one["teacher_forward_passes"] == 0 for line, one in told.items() if " distill " in line)
+    data = open_packed(tmp_path / "kdtool-work" / "data" / "imagefolder-emoji")
+    assert same_pixels_shown(data, tmp_path / "kdtool-work" / "subsets" / "half", 16, 2, epochs=2) == 2 * 40
+
+
 def need_npm() -> None:
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed: apt-get install npm")

@@ -13,8 +13,9 @@ from typing import IO, Any
 
 import click
 
-from toolkit.cli.completing import KnownOption
+from toolkit.cli.completing import ALPHAS, KnownOption
 from toolkit.core import defaults
+from toolkit.core.errors import UsageError
 from toolkit.core.processes import silent_here
 from toolkit.core.progress import line_above
 
@@ -104,7 +105,7 @@ image_folder = together(
 
 def arch(default: str) -> Decorator:
     """The network to train."""
-    told = "resnet8 … resnet110, torchvision:<name>, or your own: module:function."
+    told = "resnet8 … resnet110, torchvision:<name>, timm:<name>, or your own: module:function."
     return option("--arch", default=default, show_default=True, help=told)
 
 
@@ -182,15 +183,20 @@ optimisation = together(
 
 
 class Alpha(click.ParamType):
-    """A number, or a word that the pipeline knows or refuses."""
+    """A number from 0 to 1, or a word; the pipeline refuses others too, but only once torch is there."""
 
     name = "alpha"
 
     def convert(self, value: Any, parameter: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
-            return float(value)
+            number = float(value)
         except ValueError:
+            number = None
+        if number is None and value in ALPHAS:
             return value
+        if number is None or not 0 <= number <= 1:
+            raise UsageError(f"--alpha must be a number from 0 to 1, auto or search, got {value}")
+        return number
 
 
 memory_limit = option(
@@ -205,7 +211,7 @@ memory_limit = option(
 dry_run = option(
     "--dry-run",
     is_flag=True,
-    help="Only tell what would be made, of how many passes, bytes and minutes; write nothing.",
+    help="Only tell what would be made or looked at, of how many passes, bytes and minutes; write nothing.",
 )
 
 force = option("--force", is_flag=True, help="Make it again even if it is there.")
@@ -238,7 +244,7 @@ def show(result: dict[str, Any], as_json: bool, *lines: str) -> None:
     click.echo(json.dumps(result) if as_json else "\n".join(lines), file=_results[-1] if _results else None)
 
 
-_LOOKED_AT = "would be looked at, and nothing written"
+_MADE, _LOOKED_AT = "would be made; nothing was written", "would be looked at, and nothing written"
 
 
 def show_foreseen(told: dict[str, Any], as_json: bool, *more: str) -> None:
@@ -250,11 +256,15 @@ def show_foreseen(told: dict[str, Any], as_json: bool, *more: str) -> None:
         show(told, as_json, f"{told['path']}: nothing to do: {told['basis']}", *more)
         return
     passed = {"the teacher": told["teacher_passes"], "students": told["student_passes"]}
+    packs = told.get("packs")
+    if packs:
+        took = f"{in_words(packs['bytes'])}, {duration_in_words(60 * packs['minutes'])} when it was tried"
+        more = (f"  before  {packs['path']}: the packed data, {took}", *more)
     passes = ", ".join(f"{count:,} images through {which}" for which, count in passed.items() if count) or "none"
     show(
         told,
         as_json,
-        f"{told['path']}: {'would be made; nothing was written' if told['bytes'] else _LOOKED_AT}",
+        f"{told['path']}: {_MADE if told['makes'] else _LOOKED_AT}",
         f"  passes  {passes}",
         f"  disk    {in_words(told['bytes'])}",
         f"  time    about {duration_in_words(60 * told['minutes'])} ({told['basis']})",

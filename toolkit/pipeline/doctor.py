@@ -85,18 +85,19 @@ def _ffcv(workspace: Workspace, data_dir: Path | None) -> Iterator[Check]:
     if error is None:
         yield Check("FFCV", OK, "imports")
         return
-    library = next((name for sign, name in _APT.items() if sign in error), None)
-    mend = _SETUP if library is None else f"Run: apt-get install {library}"
-    if library in _OF_WINDOWS:
-        mend += f"; without root: {_HEADLESS}"
+    mend = next((f"Run: {mend}" for sign, mend in _MENDS.items() if sign in error), _SETUP)
     if "distutils" in error:
         mend = f"Run: {sys.executable} -m pip install setuptools"
     yield Check("FFCV", PROBLEM, error, mend)
 
 
-_APT = {"libGL.so.1": "libgl1", "libgthread-2.0.so.0": "libglib2.0-0", "libturbojpeg": "libturbojpeg0"}
-_OF_WINDOWS = ("libgl1", "libglib2.0-0")  # which opencv-python loads; the one without windows does not
+# opencv-python loads two libraries of the system, to draw windows; the one without windows does not
 _HEADLESS = f"{sys.executable} -m pip install --force-reinstall --no-deps opencv-python-headless"
+_MENDS = {
+    "libGL.so.1": f"apt-get install libgl1; without root: {_HEADLESS}",
+    "libgthread-2.0.so.0": f"apt-get install libglib2.0-0; without root: {_HEADLESS}",
+    "libturbojpeg": "apt-get install libturbojpeg0",
+}
 
 
 def _import_error(module: str) -> str | None:
@@ -151,7 +152,7 @@ def _data_sets(workspace: Workspace, data_dir: Path | None) -> Iterator[Check]:
         else:
             absent.append(name)
     for record in sorted(workspace.root.glob("data/*/data.json")):  # folders of images, and one's own
-        if record.parent.name not in SOURCES:
+        if record.parent.name not in SOURCES and not record.parent.name.startswith("."):
             yield Check(record.parent.name, OK, f"packed in {record.parent}")
     if absent:
         mend = "Run: kdtool pack --dataset NAME, which downloads it, or says where its files may lie"

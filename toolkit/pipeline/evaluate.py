@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from toolkit.core import defaults
 from toolkit.core.asked import Place, as_path
 from toolkit.core.errors import UsageError
 from toolkit.core.progress import Progress, silent
+from toolkit.formats.beton import Beton
 from toolkit.formats.checkpoint import Checkpoint
-from toolkit.formats.dataset import DataRecord, PackedData
+from toolkit.formats.dataset import DataRecord
 from toolkit.formats.workspace import Workspace
 from toolkit.models.pretrained import PretrainedTeacher, pretrained_teacher
 from toolkit.models.zoo import check_network
 from toolkit.pipeline.data import ensure_packed
 from toolkit.pipeline.foresee.foreseen import Foreseen, on_packed
-from toolkit.pipeline.foresee.trials import SECONDS, seconds_of
 from toolkit.pipeline.known_networks import named_network
 from toolkit.pipeline.known_teachers import is_of_library
-from toolkit.pipeline.library_teachers import LibraryAsked, Note, network_asked_for
+from toolkit.pipeline.library_teachers import MIDDLE, LibraryAsked, Note, network_asked_for
 from toolkit.pipeline.runtime import compute_on
-from toolkit.training.evaluate import predict, top1
+from toolkit.training.evaluate import EVAL_BATCH, predict, top1
 from toolkit.views.plan import Plan
 
-_CROP = 0.875  # view 0's
+_TIMED_BATCHES = 2
 
 
 def evaluate(
@@ -58,8 +60,8 @@ def evaluate(
     Data that are shown in resized crops are evaluated on the middle square of `crop` of the shorter side, scaled to
     `size` pixels: seven eighths, and the size trained at, where neither is said. `arch` must be named of networks of
     one's own, and of a plain state_dict; the latter's `dataset` too. A library's teacher is evaluated by name, on a
-    `dataset` whose classes are its own by name, or by `class_map`. With `dry_run` it is begun, for two seconds at
-    most: the result is `Foreseen.told`. Raises UsageError or FailureError.
+    `dataset` whose classes are its own by name, or by `class_map`. With `dry_run` a few
+    batches are run: the result is `Foreseen.told`. Raises UsageError or FailureError.
     """
     _check_shown(size, crop)
     workspace, data_dir = Workspace.at(workspace), as_path(data_dir)
@@ -74,7 +76,7 @@ def evaluate(
     def look(there: Workspace) -> dict[str, Any]:
         data = ensure_packed(there, named, data_dir, limit, progress=progress, from_file=dataset is None)
         plan, share = _shown(data.record, size, crop)
-        wanted = LibraryAsked(as_path(class_map), not dry_run, progress, on_note)
+        wanted = LibraryAsked(as_path(class_map), not dry_run, progress, on_note, share)
         # a library's network is asked about the size it will see; that of a file, trained at the data's, below
         shown_as = replace(data.record, height=plan.height, width=plan.width) if library else data.record
         record, model, _ = network_asked_for(library, file, str(file), shown_as, compute, wanted, arch, width)
@@ -83,34 +85,46 @@ def evaluate(
                 check_network(model, record.arch, record.classes, size, size, trains=False)
             except UsageError as error:
                 raise UsageError(f"--size {size}: this network takes no such images ({error}). Leave it out") from error
-        how = (plan, record.mean, record.std, compute.device, compute.precision, None, share)
+        beton = data.split(split)
         about = {
             "path": str(file) if library is None else library.reference,
             "dataset": data.record.key,
             "split": split,
-            "rows": len(data.split(split)),
+            "rows": len(beton),
             "size": [plan.height, plan.width],
             "crop": share,
         }
+        how = (model, beton, plan, record.mean, record.std, compute.device, compute.precision)
         if dry_run:
-            return _foreseen(about, lambda heard: predict(model, data.split(split), *how, progress=heard))
-        return {**about, **_accuracies(predict(model, data.split(split), *how, progress=progress), data, split)}
+            return _foreseen(about, lambda rows_m: predict(*how, positions_n=rows_m, crop=share))
+        return {**about, **_accuracies(predict(*how, crop=share, progress=progress), beton, data.record.class_names)}
 
     if dry_run:
-        return on_packed(workspace, look, named, limit, data_dir, progress=progress)
+        return on_packed(workspace, look, named, limit, data_dir, progress=progress, from_file=dataset is None)
     return look(workspace)
 
 
-def _foreseen(about: dict[str, Any], work: Callable[[Progress], object]) -> dict[str, Any]:
-    minutes = seconds_of(work) / 60
-    basis = f"begun here, for {SECONDS:g} s at most"
-    return Foreseen(about["path"], False, 0, minutes, basis, student_passes=about["rows"], more=about).told()
+def _foreseen(about: dict[str, Any], predicted: Callable[[np.ndarray], object]) -> dict[str, Any]:
+    """By what some batches take beyond one: the first waits for compilers and caches."""
+
+    def seconds(batches: int) -> float:
+        start_s = time.perf_counter()
+        predicted(np.resize(np.arange(about["rows"]), batches * EVAL_BATCH))
+        return time.perf_counter() - start_s
+
+    first_s = seconds(1)
+    rate = _TIMED_BATCHES * EVAL_BATCH / max(seconds(1 + _TIMED_BATCHES) - seconds(1), 1e-9)
+    minutes = (first_s + about["rows"] / rate) / 60
+    basis = f"{_TIMED_BATCHES} batches run here: {rate:,.0f} img/s"
+    passes = {"student_passes": about["rows"], "makes": False}
+    return Foreseen(about["path"], False, 0, minutes, basis, **passes, more=about).told()
 
 
-def _accuracies(predicted_n: Tensor, data: PackedData, split: str) -> dict[str, Any]:
-    labels_n = data.split(split).labels_n
+def _accuracies(predicted_n: Tensor, beton: Beton, names: Sequence[str]) -> dict[str, Any]:
+    """In percent: of all, and of each class, None where the split shows none of it."""
+    labels_n = beton.labels_n
     per_class: dict[str, float | None] = {}
-    for label, name in enumerate(data.record.class_names):
+    for label, name in enumerate(names):
         of_class_n = labels_n == label
         per_class[name] = top1(predicted_n[of_class_n], labels_n[of_class_n]) if of_class_n.any() else None
     return {"top1": top1(predicted_n, labels_n), "per_class": per_class}
@@ -137,7 +151,7 @@ def _shown(data: DataRecord, size: int | None, crop: float | None) -> tuple[Plan
     where these can be of no other."""
     plan = data.plan
     if not plan.finite:
-        return plan if size is None else replace(plan, height=size, width=size), _CROP if crop is None else crop
+        return plan if size is None else replace(plan, height=size, width=size), MIDDLE if crop is None else crop
     said = f"--size {size}" if size is not None else f"--crop {crop:g}" if crop is not None else None
     if said is not None:
         raise UsageError(

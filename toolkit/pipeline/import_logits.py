@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ class _Given(CacheContent):
         return _encode(full, self.slots[0], self.slots[0].block(number))["logits"]
 
 
-@may_be_dry
+@partial(may_be_dry, needs_data=lambda asked: asked["subset"] is None or asked["test_logits"] is not None)
 def import_logits(
     workspace: Workspace | Place = defaults.WORKSPACE,
     *,
@@ -141,7 +142,7 @@ def import_logits(
     features_table = None if features is None else open_table(features, "--features", rows, None, place.what)
     if dry_run:
         resolved = _encoding(encoding, place, force)
-        return _foreseen(name, place, resolved, slots, test_table, features_table, force)
+        return _foreseen(name, place, resolved, slots, test_table, features_table, files[0], force, progress)
     with only_writer(place.locked):
         resolved = _encoding(encoding, place, force)
         teacher = _fingerprint(slots, test_table, features_table, progress)
@@ -165,12 +166,14 @@ def _foreseen(
     slots: list[GivenTable],
     test: GivenTable | None,
     features: GivenTable | None,
+    file: Path,
     force: bool,
+    progress: Progress,
 ) -> dict[str, Any]:
     """What is there already is compared, for which the files are read whole."""
     rows, more = len(place.rows_n), {"teacher": name, "rows": len(place.rows_n), "views": len(slots)}
     if place.path.is_file() and not force:
-        teacher = _fingerprint(slots, test, features, silent)
+        teacher = _fingerprint(slots, test, features, progress)
         if _is_there(place, _record(name, place, teacher, encoding.name, len(slots), 0)):
             return already_there(place.path, **more)
     seen = rows * len(slots) + (0 if test is None else len(test.array_nd))
@@ -178,7 +181,7 @@ def _foreseen(
     if place.kind == "cache":
         width = 0 if features is None else features.array_nd.shape[1]
         size += rows * (_FLOAT32 * len(possible_scores(len(slots), features is not None)) + _FLOAT16 * width)
-    speed = copied_bytes_per_s(Path(slots[0].name.partition(", slot ")[0]))
+    speed = copied_bytes_per_s(file)
     reading_s = seconds_of(lambda progress: _fingerprint(slots, test, features, progress))
     basis = f"reading begun here, for {SECONDS:g} s at most; {in_words(speed)} a second copied here"
     return Foreseen(place.path, False, size, (2 * reading_s + size / speed) / 60, basis, more=more).told()

@@ -22,16 +22,19 @@ from toolkit.pipeline.known_networks import network_of
 from toolkit.pipeline.runtime import Compute
 
 Note = Callable[[str], None]
+MIDDLE = 0.875  # of the shorter side, that view 0 of resized crops shows
+_ALIKE = 0.005  # shares: records give whole pixels
 
 
 class LibraryAsked(NamedTuple):
     """How a library's teacher is wanted: which of its classes are the data's, whether its weights may be downloaded,
-    and who is told what."""
+    and who is told what. Of resized crops the test split is looked at by `share` of the shorter side."""
 
     class_map: Path | None = None
     download: bool = True
     progress: Progress = silent
     on_note: Note = lambda line: None
+    share: float | None = MIDDLE
 
 
 def network_asked_for(
@@ -77,7 +80,7 @@ def library_network(
     )
     if classes.columns_c is not None:
         network = only_classes(network, classes.columns_c)
-    _tell(teacher, data, classes, asked.on_note)
+    _tell(teacher, data, classes, asked)
     checkpoint = Checkpoint(
         arch=teacher.arch,
         width=16,
@@ -141,21 +144,24 @@ def _need_finite(network: torch.nn.Module, file: Path) -> None:
         raise FailureError(f"{file}: its weights are not all finite ({broken[0]}). Delete it, and name other weights")
 
 
-def _tell(teacher: PretrainedTeacher, data: DataRecord, classes: ClassMap, on_note: Note) -> None:
+def _tell(teacher: PretrainedTeacher, data: DataRecord, classes: ClassMap, asked: LibraryAsked) -> None:
     if classes.columns_c is not None:
-        on_note(f"{teacher.reference}: {classes.said}")
+        asked.on_note(f"{teacher.reference}: {classes.said}")
     elif not classes.by_name:
-        on_note(f"{teacher.reference}: {classes.said}: the data's folders are ImageNet's, in the order of its classes")
+        said = f"{classes.said}: the data's folders are ImageNet's, in the order of its classes"
+        asked.on_note(f"{teacher.reference}: {said}")
     if teacher.crop != (data.height, data.width):
-        on_note(
+        asked.on_note(
             f"{teacher.reference}: made for {teacher.crop[0]} × {teacher.crop[1]} pixels; teacher and student are "
             f"shown the data's {data.height} × {data.width}, where it may be worse than its record says"
         )
-    elif teacher.resize is not None and not data.plan.finite and 8 * min(teacher.crop) != 7 * teacher.resize:
-        on_note(
-            f"{teacher.reference}: its record's accuracy is of the middle {min(teacher.crop) / teacher.resize:.1%} of "
-            "the shorter side; view 0 shows 87.5%, so its accuracy here may be another"
-        )
+    elif teacher.resize is not None and not data.plan.finite and asked.share is not None:
+        recorded = min(teacher.crop) / teacher.resize
+        if abs(recorded - asked.share) > _ALIKE:
+            asked.on_note(
+                f"{teacher.reference}: its record's accuracy is of the middle {recorded:.1%} of the shorter side, and "
+                f"the test split is judged by {asked.share:.1%}: it may come to another here"
+            )
 
 
 def refuse_options(reference: str, **given: object) -> None:

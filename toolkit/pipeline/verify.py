@@ -80,7 +80,8 @@ def verify_cache(
         cache.check_views(request.data.split("train").sizes_n2[request.rows_n], cache.slots)
         if dry_run:
             rate, basis = teacher_rate(request)
-            return Foreseen(request.path, False, 0, samples / rate / 60, basis, teacher_passes=samples).told()
+            minutes = samples / rate / 60
+            return Foreseen(request.path, False, 0, minutes, basis, teacher_passes=samples, makes=False).told()
         result = verified(request, cache, samples, seed, np.arange(cache.slots))
         stored = {"encoding": cache.record.encoding, "precision": cache.record.precision, "views": cache.slots}
         return {"path": str(request.path), "teacher": cache.record.teacher, **stored, **result}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import wraps
@@ -26,9 +27,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Foreseen:
-    """What a command would do. `path` is what it would make, `there` whether that is there already and nothing is left
-    to do; the passes are images shown to either network in training or not; `bytes` are those on disk in the end.
-    `basis` says what `minutes` rest on, and `more` is what only one command tells."""
+    """What a command would do. `path` is what it would make, or look at where it `makes` nothing; `there` whether that
+    is there already and nothing is left to do; the passes are images shown to either network in training or not;
+    `bytes` are those on disk in the end. `basis` says what `minutes` rest on, and `more` is what only one command
+    tells."""
 
     path: Path | str
     there: bool
@@ -37,6 +39,7 @@ class Foreseen:
     basis: str
     teacher_passes: int = 0
     student_passes: int = 0
+    makes: bool = True
     more: dict[str, Any] = field(default_factory=dict)
 
     def told(self) -> dict[str, Any]:
@@ -50,6 +53,7 @@ class Foreseen:
             "bytes": self.bytes,
             "minutes": self.minutes,
             "basis": self.basis,
+            "makes": self.makes,
             **self.more,
         }
 
@@ -59,18 +63,23 @@ def already_there(path: Path | str, **more: Any) -> dict[str, Any]:
     return Foreseen(path, True, 0, 0.0, "it is there, made with the same settings", more=more).told()
 
 
-def may_be_dry(function: F) -> F:
+def _always(asked: dict[str, Any]) -> bool:
+    return True
+
+
+def may_be_dry(function: F, needs_data: Callable[[dict[str, Any]], bool] = _always) -> F:
     """For functions of the pipeline with a `dry_run`: such a run finds its data packed, in a temporary workspace where
-    the one given lacks them; what it tells names the one given."""
+    the one given lacks them; what it tells names the one given. `needs_data` says of what is asked whether the packed
+    data are looked at."""
     signature = inspect.signature(function)
 
     @wraps(function)
     def run(*args: Any, **given: Any) -> Any:
         bound = signature.bind(*args, **given)
         bound.apply_defaults()
-        if not bound.arguments["dry_run"]:
-            return function(*args, **given)
         asked = {**bound.arguments, **bound.arguments.get("asked", {})}
+        if not asked["dry_run"] or not needs_data(asked):
+            return function(*args, **given)
         names = ("dataset", "limit", "subset", "progress")
         of = {name: asked[name] for name in names if asked.get(name) is not None}
 
@@ -91,30 +100,55 @@ def on_packed(
     data_dir: Path | None = None,
     subset: str | None = None,
     progress: Progress = silent,
+    from_file: bool = False,
 ) -> Any:
     """What `look` tells of the workspace; where that lacks the packed data, of a temporary one that has them, and all
-    else of it by links. Raises FailureError for data that would have to be downloaded."""
+    else of it by links: then it tells too what packing takes (`packs`), or the first of what it tells does. A subset,
+    or a `from_file`, named the data set, and not the user. Raises FailureError for data that would have to be
+    downloaded, and for an image folder, which may be too large to be packed for this."""
     if subset is not None:
         known = open_bundle(workspace.subset(subset)).data
         dataset, limit = known.dataset, known.limit
     check_dataset(dataset, limit)
-    if (workspace.data(data_key(dataset, limit)) / "data.json").is_file():
+    key = data_key(dataset, limit)
+    if (workspace.data(key) / "data.json").is_file():
         return look(workspace)
     refuse_download(dataset, limit, data_dir)
+    if is_image_folder(_without_noise(dataset)):
+        pack = pack_command(data_key(_without_noise(dataset), limit))
+        raise FailureError(f"{workspace.data(key)}: not packed yet. Run: {pack} (--dry-run tells what that takes)")
     with TemporaryDirectory(prefix="kdtool-dry-run-") as folder:
         there = Workspace(Path(folder))
         _linked(workspace.root, there.root)
         try:
-            ensure_packed(there, dataset, data_dir, limit, progress=progress, from_file=subset is not None)
-            return renamed(look(there), folder, str(workspace.root))
+            start_s = time.perf_counter()
+            from_file = from_file or subset is not None
+            ensure_packed(there, dataset, data_dir, limit, progress=progress, from_file=from_file)
+            seconds = time.perf_counter() - start_s
+            new = [path for path in (there.root / "data").iterdir() if not path.is_symlink() and path.is_dir()]
+            size = sum(file.stat().st_size for path in new for file in path.iterdir())
+            packs = {"path": str(workspace.data(key)), "bytes": size, "minutes": seconds / 60}
+            return renamed(_with(packs, look(there)), folder, str(workspace.root))
         except (FailureError, UsageError) as error:
             raise type(error)(str(error).replace(folder, str(workspace.root))) from error
 
 
+def _with(packs: dict[str, Any], told: Any) -> Any:
+    """Of several things that a command would make the first one packs."""
+    if isinstance(told, list):
+        return [{**told[0], "packs": packs}, *told[1:]]
+    return {**told, "packs": packs}
+
+
+def _without_noise(dataset: str) -> str:
+    """The data set that one with label noise is made of; any other is its own."""
+    noisy = noise_named(dataset)
+    return dataset if noisy is None else noisy[0]
+
+
 def refuse_download(dataset: str, limit: int | None, data_dir: Path | None) -> None:
     """Raises FailureError for a data set known by name that does not lie on this machine."""
-    noisy = noise_named(dataset)
-    base = dataset if noisy is None else noisy[0]
+    base = _without_noise(dataset)
     if not is_reference(base) and not is_image_folder(base) and lies_in(base, data_dir) is None:
         raise FailureError(
             f"data set {base}: not found on this machine, and a dry run downloads nothing. "
