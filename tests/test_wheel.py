@@ -76,7 +76,7 @@ def test_with_what_it_asks_for_it_imports_without_a_library_of_windows(wheel: Pa
     (about.parents[1] / "others.pth").write_text(sysconfig.get_path("purelib"))  # after its own
     loaded = json.loads(run(python, "-c", IMPORTED))
     assert loaded["ffcv"] and all(str(tmp_path / "bare") in path for path in (loaded["ffcv"], loaded["cv2"]))
-    assert loaded["windows"] == []
+    assert all("ffcv.libs" in path for path in loaded["windows"]), loaded  # what stands there for libGLX, in Debian's
 
 
 @pytest.mark.long
