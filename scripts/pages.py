@@ -39,11 +39,12 @@ _BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _SMALL = re.compile(r"<!-- make test: (?:(\d+) images of each split)?,? *(.*?) -->\n")
-# accuracies, losses, rates and times: decimals that are no part of a name, and what has their units
+# accuracies, losses, rates, times and sizes (how full FFCV's pages are is decided by which worker comes first): decimals
+# that are no part of a name, and what has their units
 _DECIMAL = r"[+-]?\d+\.\d\d+"
 _VARIES = re.compile(
     rf"(?<![-\w.])(?:{_DECIMAL}(?: ± {_DECIMAL}| \[{_DECIMAL}, {_DECIMAL}\])?"
-    r"|\d[\d,]*(?:\.\d+)?(?= (?:img/s|MB/s|KiB|s|minutes?|hours?)\b)|\d+\.\d+(?= %))"
+    r"|\d[\d,]*(?:\.\d+)?(?= (?:img/s|MB/s|KiB|MiB|s|minutes?|hours?)\b)|\d+\.\d+(?= %))"
 )
 _FOLD = textwrap.TextWrapper(100, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 _NUMBER = r"[+-]?[\d,]*\.?\d+(?: ± [\d.]+| \[[+-]?[\d.]+, [+-]?[\d.]+\])?"
