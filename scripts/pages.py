@@ -39,8 +39,8 @@ _BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _SMALL = re.compile(r"<!-- make test: (?:(\d+) images of each split)?,? *(.*?) -->\n")
-# accuracies, losses, rates, times and sizes (how full FFCV's pages are is decided by which worker comes first): decimals
-# that are no part of a name, and what has their units
+# accuracies, losses, rates, times and sizes (how full FFCV's pages are is decided by which worker comes first):
+# decimals that are no part of a name, and what has their units
 _DECIMAL = r"[+-]?\d+\.\d\d+"
 _VARIES = re.compile(
     rf"(?<![-\w.])(?:{_DECIMAL}(?: ± {_DECIMAL}| \[{_DECIMAL}, {_DECIMAL}\])?"
