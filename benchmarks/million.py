@@ -153,8 +153,7 @@ def measured(rows: int, test_rows: int, folder: Path) -> list[Stage]:
 
 def beyond(found: Iterable[Stage]) -> list[str]:
     """The stages that took more than their limit."""
-    limited = ((one.name, one.peak_mib, one.limit) for one in found if one.limit is not None)
-    return [name for name, peak_mib, limit in limited if peak_mib * 2**20 > size_bytes(limit)]
+    return [one.name for one in found if one.limit is not None and one.peak_mib * 2**20 > size_bytes(one.limit)]
 
 
 def held_bytes(first: int) -> list[int]:
@@ -243,8 +242,8 @@ def main() -> None:
         print(save("million" if said.rows == ROWS else f"million-{said.rows}", found))
         if said.rows == ROWS:
             PAGE.write_text(filled(PAGE.read_text(), {"million": in_a_table(found)}))
-    if beyond([*part, *whole]):
-        raise SystemExit(f"more than its --memory-limit took: {', '.join(beyond([*part, *whole]))}")
+    if over := beyond([*part, *whole]):
+        raise SystemExit(f"more than its --memory-limit took: {', '.join(over)}")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ build_packages() {
 # A Python that was asked for by name must be there: apt may not know it.
 find_python() {
     [ "$python" = python3 ] || command -v "$python" >/dev/null \
-        || die "$python is not here. Install it with its headers and venv, or name another: make $1 PYTHON=python3.11"
+        || die "$python is not here. Install it with its headers and venv, or name one that is: make $1 PYTHON=python3"
 }
 
 check_python() {

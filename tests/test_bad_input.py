@@ -827,10 +827,11 @@ def test_a_data_set_that_is_nowhere_says_where_to_put_it(tmp_path: Path, monkeyp
         result = kdtool("pack", "--dataset", name, "--data-dir", tmp_path / "empty", "-w", tmp_path / "w")
         fails(result, 1, f"data set {name}", "download failed", f"kdtool pack --dataset {name} --data-dir FOLDER")
         assert "which is no folder" not in result.stderr
-    absent = tmp_path / "absent"
+    assert list((tmp_path / "empty").iterdir()) == []
+    absent = tmp_path / "absent" / "too"
     result = kdtool("pack", "--dataset", "cifar10", "--data-dir", absent, "-w", tmp_path / "w")
     fails(result, 1, f"--data-dir ({absent}, which is no folder)", "download failed")
-    assert not absent.exists()
+    assert not absent.parent.exists()
     assert time.monotonic() - started < 60
     assert held(tmp_path / "w") == {}
 

@@ -17,7 +17,7 @@ from toolkit.models import class_maps
 from toolkit.models.class_maps import Columns, mapped, matched, only_classes
 from toolkit.models.pretrained import PretrainedTeacher, build_network, pretrained_teacher
 from toolkit.models.zoo import FeatureReader, check_network, head_of
-from toolkit.pipeline.library_teachers import _tell
+from toolkit.pipeline.library_teachers import LibraryAsked, _tell
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,8 @@ def test_imagenets_folders_are_its_classes_in_order(teacher: PretrainedTeacher, 
     found = matched(folders, teacher)
     assert found.columns_c is None and not found.by_name
     notes: list[str] = []
-    _tell(teacher, SimpleNamespace(height=224, width=224), found, notes.append)
+    data = SimpleNamespace(height=224, width=224, plan=SimpleNamespace(finite=True))
+    _tell(teacher, data, found, LibraryAsked(on_note=notes.append))
     (note,) = notes
     assert found.said in note and "the data's folders are ImageNet's, in the order of its classes" in note
     with pytest.raises(UsageError, match="not found by name"):

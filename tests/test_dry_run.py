@@ -14,7 +14,7 @@ from tests.conftest import kdtool, made, refused
 from toolkit.cli import cli
 
 D = ("--dataset", "digits")
-TOLD = {"dry_run", "path", "there", "teacher_passes", "student_passes", "bytes", "minutes", "basis"}
+TOLD = {"dry_run", "path", "there", "teacher_passes", "student_passes", "bytes", "minutes", "basis", "makes"}
 ROWS, TEST_ROWS = 1442, 355
 LONG = {
     "pack": ("pack", *D, "--limit", "300"),
@@ -69,6 +69,7 @@ def test_a_dry_run_tells_the_same_of_every_command_and_writes_nothing(name: str,
     assert found.keys() >= TOLD
     assert (found["dry_run"], found["there"]) == (True, False)
     assert str(work) in found["path"]
+    assert found["makes"] == (name not in ("evaluate", "verify-cache"))
     assert found["minutes"] >= 0 and found["bytes"] >= 0 and found["basis"]
     before = everything(work)
     shown = kdtool(*words_of(name, work), "-w", work, "--dry-run").stdout
@@ -123,6 +124,12 @@ def test_an_image_folder_is_not_packed_for_a_dry_run(tmp_path: Path):
         "cache-teacher", "--dataset", "imagefolder-pets", "--data-dir", tmp_path, "-w", tmp_path / "w", "--dry-run"
     )
     refused(result, 1, "imagefolder-pets: not packed yet", "kdtool pack --dataset imagefolder-pets", "--dry-run")
+    assert "--force" not in result.stderr
+    folder = tmp_path / "w" / "data" / "imagefolder-pets"
+    folder.mkdir(parents=True)
+    (folder / "data.json").write_text("{}")
+    noisy = ("cache-teacher", "--dataset", "imagefolder-pets-noise-0.1-s0", "--dry-run", "-w", tmp_path / "w")
+    refused(kdtool(*noisy), 1, "noise-0.1-s0: not packed yet", "kdtool noise --dataset imagefolder-pets --rate 0.1")
 
 
 def test_evaluating_is_told_by_its_images(work: Path):

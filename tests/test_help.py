@@ -67,6 +67,8 @@ def test_options_that_many_commands_have_stand_under_headings_after_a_commands_o
     headings = [line[:-1] for line in shown if line.endswith(":") and not line.startswith(" ")]
     assert headings == [heading for heading in (sections.OWN, *sections.HEADINGS) if heading in headings]
     assert headings[-1] == list(sections.HEADINGS)[-1]
+    options = [line for line in shown[shown.index(f"{headings[0]}:") :] if line[:3].strip()]
+    assert all(line.startswith("  -") or line[:-1] in headings for line in options)
     last = shown[shown.index(f"{headings[-1]}:") :]
     assert any("--help" in line for line in last)
 

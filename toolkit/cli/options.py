@@ -6,7 +6,7 @@ import json
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import partial, reduce, wraps
 from pathlib import Path
 from typing import IO, Any
@@ -188,15 +188,12 @@ class Alpha(click.ParamType):
     name = "alpha"
 
     def convert(self, value: Any, parameter: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            number = float(value)
-        except ValueError:
-            number = None
-        if number is None and value in ALPHAS:
+        if value in ALPHAS:
             return value
-        if number is None or not 0 <= number <= 1:
-            raise UsageError(f"--alpha must be a number from 0 to 1, auto or search, got {value}")
-        return number
+        with suppress(ValueError):
+            if 0 <= float(value) <= 1:
+                return float(value)
+        raise UsageError(f"--alpha must be a number from 0 to 1, auto or search, got {value}")
 
 
 memory_limit = option(

@@ -8,17 +8,14 @@ import click
 
 OWN = "Options"
 HEADINGS = {
-    "Data": (
-        *("--dataset", "--data-dir", "--limit", "--max-resolution", "--write-mode", "--jpeg-quality"),
-        *("--size", "--family", "--least-area", "--on-bad"),
-    ),
+    "Data": ("--dataset", "--data-dir", "--limit"),
     "Network and training": (
         *("--arch", "--width", "--recipe", "--epochs", "--iterations", "--batch-size", "--lr"),
-        *("--label-smoothing", "--ema", "--seed"),
+        *("--label-smoothing", "--ema"),
     ),
     "Machine": (
-        *("--device", "--precision", "--threads", "--workers", "--jobs", "--source", "--compile"),
-        *("--memory-limit", "--checkpoint-minutes"),
+        *("--device", "--precision", "--threads", "--source", "--compile", "--memory-limit"),
+        "--checkpoint-minutes",
     ),
     "In every command, or most": ("--dry-run", "--force", "--workspace", "--json", "--debug", "--help"),
 }
@@ -32,7 +29,7 @@ class Sectioned(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in (OWN, *HEADINGS)}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            if record is not None and isinstance(parameter, click.Option):
                 sections[heading_of.get(parameter.opts[-1], OWN)].append(record)
         for heading, records in sections.items():
             if records:

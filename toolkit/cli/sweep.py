@@ -68,9 +68,10 @@ _ASKED = opt.together(
 def sweep(as_json: bool, **asked: Any) -> None:
     """Train a student for every combination of settings.
 
-    FILE is YAML whose keys are the names of the options up to --name, each a value or a list; what an option says
-    overrides it. Shards of machines without a common disk are one study once their runs/ and sweeps/ are copied into
-    one workspace: kdtool runs --sweep NAME.
+    FILE is YAML whose keys are the names of options, but for --shard, --jobs, --threads, --source, --memory-limit,
+    --data-dir and those of every command; each a value or a list. What an option says overrides it. Shards of machines
+    without a common disk are one study once their runs/ and sweeps/ are copied into one workspace: kdtool runs --sweep
+    NAME.
     """
     from toolkit.core.errors import FailureError
     from toolkit.core.progress import line_above, on_stderr

@@ -85,7 +85,8 @@ def _torchvision(name: str, torchvision_class: str, data_dir: Path | None, **spl
     build = getattr(datasets, torchvision_class)
     # looked at now: torchvision makes the folder that it would download into
     into = data_dir or _download_folder()
-    new = not into.exists()
+    folders = [into / torchvision_class / "raw", into / torchvision_class, into, *into.parents]
+    new = [folder for folder in folders if not folder.exists()]
     asked = "none given" if data_dir is None else f"{data_dir}{'' if data_dir.is_dir() else ', which is no folder'}"
     if data_dir is not None:
         with contextlib.suppress(RuntimeError):  # torchvision's word for 'not found here'
@@ -94,8 +95,9 @@ def _torchvision(name: str, torchvision_class: str, data_dir: Path | None, **spl
         with contextlib.redirect_stdout(sys.stderr):
             return build(str(into), download=True, **split)
     except (RuntimeError, OSError) as error:
-        if new:
-            _remove_if_empty(into)
+        for folder in new:
+            with contextlib.suppress(OSError):  # it is not there, or holds something
+                folder.rmdir()
         package = "dataset-fashion-mnist" if name == "fashion-mnist" else None
         install = f"Run: apt-get install {package}, or put" if package else "Put"
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
@@ -104,13 +106,6 @@ def _torchvision(name: str, torchvision_class: str, data_dir: Path | None, **spl
             f"download failed ({reason}). {install} its files, as torchvision names them, in a folder "
             f"and pass it: kdtool pack --dataset {name} --data-dir FOLDER"
         ) from error
-
-
-def _remove_if_empty(folder: Path) -> None:
-    """With the empty folders in it."""
-    for place in (*sorted(folder.rglob("*"), reverse=True), folder):
-        with contextlib.suppress(OSError):  # a file, or a folder that holds one
-            place.rmdir()
 
 
 def lies_in(name: str, data_dir: Path | None) -> Path | None:

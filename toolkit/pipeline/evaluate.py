@@ -31,7 +31,7 @@ from toolkit.pipeline.runtime import compute_on
 from toolkit.training.evaluate import EVAL_BATCH, predict, top1
 from toolkit.views.plan import Plan
 
-_TIMED_BATCHES = 2
+_TIMED_BATCHES, _LEAST_S = 2, 1e-3
 
 
 def evaluate(
@@ -105,19 +105,23 @@ def evaluate(
 
 
 def _foreseen(about: dict[str, Any], predicted: Callable[[np.ndarray], object]) -> dict[str, Any]:
-    """By what some batches take beyond one: the first waits for compilers and caches."""
+    """Of few rows by all of them; of many by what some batches take beyond one, which waits for compilers and
+    caches."""
 
-    def seconds(batches: int) -> float:
+    def seconds(rows: int) -> float:
         start_s = time.perf_counter()
-        predicted(np.resize(np.arange(about["rows"]), batches * EVAL_BATCH))
+        predicted(np.arange(rows))
         return time.perf_counter() - start_s
 
-    first_s = seconds(1)
-    rate = _TIMED_BATCHES * EVAL_BATCH / max(seconds(1 + _TIMED_BATCHES) - seconds(1), 1e-9)
-    minutes = (first_s + about["rows"] / rate) / 60
-    basis = f"{_TIMED_BATCHES} batches run here: {rate:,.0f} img/s"
-    passes = {"student_passes": about["rows"], "makes": False}
-    return Foreseen(about["path"], False, 0, minutes, basis, **passes, more=about).told()
+    rows, tried = about["rows"], (1 + _TIMED_BATCHES) * EVAL_BATCH
+    if rows <= tried + EVAL_BATCH:
+        taken_s, basis = seconds(rows), "run here"
+    else:
+        first_s = seconds(EVAL_BATCH)
+        rate = (tried - EVAL_BATCH) / max(seconds(tried) - first_s, _LEAST_S)
+        taken_s, basis = first_s + (rows - EVAL_BATCH) / rate, f"{tried:,} images run here"
+    told = Foreseen(about["path"], False, 0, taken_s / 60, basis, student_passes=rows, makes=False, more=about)
+    return told.told()
 
 
 def _accuracies(predicted_n: Tensor, beton: Beton, names: Sequence[str]) -> dict[str, Any]:

@@ -115,8 +115,10 @@ def on_packed(
         return look(workspace)
     refuse_download(dataset, limit, data_dir)
     if is_image_folder(_without_noise(dataset)):
-        pack = pack_command(data_key(_without_noise(dataset), limit))
-        raise FailureError(f"{workspace.data(key)}: not packed yet. Run: {pack} (--dry-run tells what that takes)")
+        base = data_key(_without_noise(dataset), limit)
+        missing = key if (workspace.data(base) / "data.json").is_file() else base
+        make = pack_command(missing).removesuffix(" --force")
+        raise FailureError(f"{workspace.data(missing)}: not packed yet. Run: {make} (--dry-run tells what that takes)")
     with TemporaryDirectory(prefix="kdtool-dry-run-") as folder:
         there = Workspace(Path(folder))
         _linked(workspace.root, there.root)
