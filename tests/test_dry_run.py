@@ -115,7 +115,8 @@ def test_what_is_packed_first_is_told_too(tmp_path: Path):
     made("pack", *D, "-w", tmp_path / "w")
     folder = tmp_path / "w" / "data" / "digits"
     assert packs["path"] == str(folder)
-    assert packs["bytes"] == pytest.approx(sum(path.stat().st_size for path in folder.iterdir()), rel=0.01)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    assert 0.5 * size < packs["bytes"] < 2 * size  # each worker begins a page of 2 MiB, if it comes in time
     assert "packs" not in made(*words)
 
 
