@@ -44,6 +44,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+def bare_python(wheel: Path, folder: Path) -> Path:
+    """That of an environment which holds the wheel alone."""
+    run(sys.executable, "-m", "venv", folder)
+    python = folder / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel)
+    return python
+
+
 @pytest.mark.long
 def test_the_wheel_brings_its_libraries(wheel: Path):
     names = zipfile.ZipFile(wheel).namelist()
@@ -54,9 +62,7 @@ def test_the_wheel_brings_its_libraries(wheel: Path):
 
 @pytest.mark.long
 def test_it_installs_into_a_bare_environment_and_loads_nothing_of_the_system(wheel: Path, tmp_path: Path):
-    run(sys.executable, "-m", "venv", tmp_path / "bare")
-    python = tmp_path / "bare" / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel)
+    python = bare_python(wheel, tmp_path / "bare")
     (library,) = (tmp_path / "bare").rglob("_libffcv*.so")
     loaded = run(python, "-c", LOADED, library)
     assert "opencv_imgproc" in loaded
@@ -66,9 +72,7 @@ def test_it_installs_into_a_bare_environment_and_loads_nothing_of_the_system(whe
 @pytest.mark.long
 def test_with_what_it_asks_for_it_imports_without_a_library_of_windows(wheel: Path, tmp_path: Path):
     """The rest of what it asks for, torch and Numba, is this environment's: only OpenCV's own wheel differs."""
-    run(sys.executable, "-m", "venv", tmp_path / "bare")
-    python = tmp_path / "bare" / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel)
+    python = bare_python(wheel, tmp_path / "bare")
     (about,) = (tmp_path / "bare").rglob("ffcv-*/METADATA")
     asked = [line.split()[1] for line in about.read_text().splitlines() if line.startswith("Requires-Dist: opencv")]
     assert asked == ["opencv-python-headless"]

@@ -14,7 +14,7 @@ from toolkit.core.progress import Progress, silent
 from toolkit.data.arrays import Arrays, Images, Source
 from toolkit.data.sources import source_named
 from toolkit.formats.beton import open_beton
-from toolkit.formats.dataset import SPLITS, DataRecord, data_key, is_image_folder, noise_named
+from toolkit.formats.dataset import SPLITS, DataRecord, data_key, is_image_folder, without_noise
 
 
 class _Samples:
@@ -49,8 +49,7 @@ def _limited(arrays: Arrays, limit: int | None) -> Arrays:
 def check_limit(dataset: str, limit: int | None) -> None:
     """Raises UsageError for an unknown data set, or a limit that would leave a class empty; of one's own and of image
     folders, whose classes are known once they are read, for less than one row."""
-    noisy = noise_named(dataset)
-    base = dataset if noisy is None else noisy[0]
+    base = without_noise(dataset)
     if is_reference(base):
         checked_reference(base, "--dataset")
         refuse_limit(limit, 1)

@@ -136,6 +136,12 @@ def recorded_settings(record: DataRecord) -> dict[str, Any]:
     return {name: getattr(record, "height" if name == "size" else name) for name in FolderSettings().recorded}
 
 
+def without_noise(dataset: str) -> str:
+    """The data set that one with label noise is made of; any other is its own."""
+    noisy = noise_named(dataset)
+    return dataset if noisy is None else noisy[0]
+
+
 def pack_command(key: str, record: DataRecord | None = None) -> str:
     """The command that makes the packed data in the folder `key` again; see `data_key`. Their `record`, where it is
     known, tells with which options an image folder was packed."""

@@ -22,6 +22,7 @@ from toolkit.formats.cache import CacheReader, open_cache
 from toolkit.formats.parts import Parts
 from toolkit.formats.workspace import Workspace
 from toolkit.models.zoo import images_seen
+from toolkit.pipeline.cache_content import FLOAT32, bytes_beside_logits
 from toolkit.pipeline.cache_join import Pieces, join
 from toolkit.pipeline.cache_request import Request, open_request
 from toolkit.pipeline.library_teachers import Note
@@ -31,7 +32,6 @@ from toolkit.teacher.caching import Part, parts_of, run_parts
 
 VERIFIED_SAMPLES, VERIFIED_SLOTS = 64, 16
 _HARDLY = 1.2  # times chance
-_FLOAT16, _FLOAT32, _INT64 = 2, 4, 8  # bytes
 
 
 @within_memory
@@ -164,10 +164,11 @@ def new_bytes(request: Request, fresh: bool, images: int) -> int:
     is written whole, features, row numbers and labels. HDF5's own tables and checksums are not counted."""
     record, rows, size = request.record, len(request.rows_n), images * request.encoding.bytes_per_view
     if fresh:
-        size += 2 * _INT64 * rows + _INT64 * request.data.record.test_rows
+        test_rows, width = request.data.record.test_rows, request.feature_width
+        return size + bytes_beside_logits(record.kind, rows, test_rows, record.slots, width)
     if record.kind == "cache":
-        again = [name for name in possible_scores(record.slots, True) if fresh or SCORES[name].needs_views > 1]
-        size += rows * (_FLOAT32 * len(again) + (_FLOAT16 * request.feature_width if fresh else 0))
+        again = [name for name in possible_scores(record.slots, True) if SCORES[name].needs_views > 1]
+        size += rows * FLOAT32 * len(again)
     return size
 
 

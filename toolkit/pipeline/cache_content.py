@@ -24,6 +24,7 @@ from toolkit.formats.encodings import Arrays, Encoding, FullLogits
 from toolkit.scores import SCORES, compute_scores, possible_scores
 from toolkit.scores.from_pass import PassArrays
 
+FLOAT16, FLOAT32, INT64 = 2, 4, 8  # bytes
 _STORED_BYTES = 1 << 28  # of all views of some rows, as they are stored; more where there is room
 _STORED_SHARE = 0.25  # of what is free
 _DECODED_BYTES = 1 << 24  # of all views of fewer, as scores are computed from them
@@ -59,6 +60,16 @@ class CacheContent(ABC):
         for name, (shape, dtype) in self.encoding.arrays(self.rows).items():
             blocks = (self.block(slot, number, name) for number in self.numbers)
             out.write_blocks(f"slots/{slot}/{name}", shape, dtype, blocks)
+
+
+def bytes_beside_logits(kind: str, rows: int, test_rows: int, slots: int, feature_width: int | None) -> int:
+    """What a whole file holds beside them: row numbers, labels, and of a cache scores and features, None where it has
+    none. HDF5's own tables and checksums are not counted."""
+    size = 2 * INT64 * rows + INT64 * test_rows
+    if kind == "cache":
+        scores = possible_scores(slots, feature_width is not None)
+        size += rows * (FLOAT32 * len(scores) + FLOAT16 * (feature_width or 0))
+    return size
 
 
 def write_cache(

@@ -60,8 +60,8 @@ def evaluate(
     Data that are shown in resized crops are evaluated on the middle square of `crop` of the shorter side, scaled to
     `size` pixels: seven eighths, and the size trained at, where neither is said. `arch` must be named of networks of
     one's own, and of a plain state_dict; the latter's `dataset` too. A library's teacher is evaluated by name, on a
-    `dataset` whose classes are its own by name, or by `class_map`. With `dry_run` a few
-    batches are run: the result is `Foreseen.told`. Raises UsageError or FailureError.
+    `dataset` whose classes are its own by name, or by `class_map`. With `dry_run` a few batches are
+    run: the result is `Foreseen.told`. Raises UsageError or FailureError.
     """
     _check_shown(size, crop)
     workspace, data_dir = Workspace.at(workspace), as_path(data_dir)

@@ -30,15 +30,12 @@ from toolkit.formats.cache_writing import CacheWriter
 from toolkit.formats.dataset import DataRecord
 from toolkit.formats.encodings import Encoding, FullLogits, default_encoding
 from toolkit.formats.workspace import Workspace
-from toolkit.pipeline.cache_content import CacheContent, write_cache
+from toolkit.pipeline.cache_content import CacheContent, bytes_beside_logits, write_cache
 from toolkit.pipeline.data import ensure_packed
 from toolkit.pipeline.foresee.foreseen import Foreseen, already_there, may_be_dry
 from toolkit.pipeline.foresee.trials import SECONDS, copied_bytes_per_s, seconds_of
 from toolkit.pipeline.given_arrays import GivenTable, check_features, check_logits, open_slots, open_table
 from toolkit.pipeline.imported_teachers import refuse_taken
-from toolkit.scores import possible_scores
-
-_INT64, _FLOAT32, _FLOAT16 = 8, 4, 2  # bytes
 
 
 @dataclass(frozen=True)
@@ -176,11 +173,10 @@ def _foreseen(
         teacher = _fingerprint(slots, test, features, progress)
         if _is_there(place, _record(name, place, teacher, encoding.name, len(slots), 0)):
             return already_there(place.path, **more)
-    seen = rows * len(slots) + (0 if test is None else len(test.array_nd))
-    size = seen * encoding.bytes_per_view + 2 * _INT64 * rows
-    if place.kind == "cache":
-        width = 0 if features is None else features.array_nd.shape[1]
-        size += rows * (_FLOAT32 * len(possible_scores(len(slots), features is not None)) + _FLOAT16 * width)
+    test_rows = 0 if test is None else len(test.array_nd)
+    width = None if features is None else features.array_nd.shape[1]
+    size = (rows * len(slots) + test_rows) * encoding.bytes_per_view
+    size += bytes_beside_logits(place.kind, rows, test_rows, len(slots), width)
     speed = copied_bytes_per_s(file)
     reading_s = seconds_of(lambda progress: _fingerprint(slots, test, features, progress))
     basis = f"reading begun here, for {SECONDS:g} s at most; {in_words(speed)} a second copied here"

@@ -18,7 +18,7 @@ from toolkit.core.imported import is_reference
 from toolkit.core.progress import Progress, silent
 from toolkit.data.sources import lies_in
 from toolkit.formats.bundle import open_bundle
-from toolkit.formats.dataset import data_key, is_image_folder, noise_named, pack_command
+from toolkit.formats.dataset import data_key, is_image_folder, pack_command, without_noise
 from toolkit.formats.workspace import Workspace
 from toolkit.pipeline.data import check_dataset, ensure_packed
 
@@ -114,8 +114,8 @@ def on_packed(
     if (workspace.data(key) / "data.json").is_file():
         return look(workspace)
     refuse_download(dataset, limit, data_dir)
-    if is_image_folder(_without_noise(dataset)):
-        base = data_key(_without_noise(dataset), limit)
+    if is_image_folder(without_noise(dataset)):
+        base = data_key(without_noise(dataset), limit)
         missing = key if (workspace.data(base) / "data.json").is_file() else base
         make = pack_command(missing).removesuffix(" --force")
         raise FailureError(f"{workspace.data(missing)}: not packed yet. Run: {make} (--dry-run tells what that takes)")
@@ -142,15 +142,9 @@ def _with(packs: dict[str, Any], told: Any) -> Any:
     return {**told, "packs": packs}
 
 
-def _without_noise(dataset: str) -> str:
-    """The data set that one with label noise is made of; any other is its own."""
-    noisy = noise_named(dataset)
-    return dataset if noisy is None else noisy[0]
-
-
 def refuse_download(dataset: str, limit: int | None, data_dir: Path | None) -> None:
     """Raises FailureError for a data set known by name that does not lie on this machine."""
-    base = _without_noise(dataset)
+    base = without_noise(dataset)
     if not is_reference(base) and not is_image_folder(base) and lies_in(base, data_dir) is None:
         raise FailureError(
             f"data set {base}: not found on this machine, and a dry run downloads nothing. "

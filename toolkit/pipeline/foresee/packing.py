@@ -9,7 +9,7 @@ from typing import Any
 from toolkit.core.progress import Progress
 from toolkit.data.folder_plan import FolderPlan
 from toolkit.formats.beton import file_bytes
-from toolkit.formats.dataset import noise_named
+from toolkit.formats.dataset import without_noise
 from toolkit.pipeline.foresee.foreseen import Foreseen, refuse_download
 
 
@@ -24,8 +24,7 @@ def foreseen_pack(
 ) -> dict[str, Any]:
     """By packing some rows into a temporary folder; `plan` is an image folder's."""
     refuse_download(dataset, limit, data_dir)
-    noisy = noise_named(dataset)
-    base = dataset if noisy is None else noisy[0]
+    base = without_noise(dataset)
     from toolkit.data.trial import try_arrays, try_folder
 
     with TemporaryDirectory(prefix="kdtool-dry-run-") as name:
